@@ -1,0 +1,20 @@
+// core/io/files.h - files as the store needs them: whole, durable, or not there at all.
+#pragma once
+#include <span>
+#include <string>
+#include <string_view>
+
+namespace fp4lab {
+
+/// The whole file. DataError with path and errno text.
+std::string read_file(const std::string& path);
+
+/// Writes `bytes` to a temporary name beside `path` (".<name>.<pid>.tmp"), fsyncs, renames over `path`,
+/// fsyncs the folder. DataError with path and errno text ("No space left on device"); the temporary file is
+/// removed on failure, an existing `path` is untouched. SIGXFSZ must be ignored by the program (main does).
+void write_file_atomic(const std::string& path, std::string_view bytes);
+
+/// Renames a finished temporary file over `path`, durably: fsync of the file, rename, fsync of the folder.
+void publish_file(const std::string& temporary, const std::string& path);
+
+}  // namespace fp4lab
