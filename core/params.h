@@ -49,6 +49,10 @@ Json parse_json(std::string_view text, const std::string& file);
 /// Reads and parses a file; a file that cannot be read is a ConfigError naming it and the reason.
 Json parse_json_file(const std::string& path);
 
+/// What was found, for messages: `a string "abc"`, `a list [1,2]`, `an object {...}`, `3`, `true`, `null`;
+/// the JSON text is cut at 60 characters.
+std::string describe(const Json& value);
+
 /// What a key means, and its limits (inclusive; for numbers and integers).
 struct KeyDoc {
   std::string_view doc;
@@ -98,7 +102,8 @@ class Params {
   std::vector<int64_t> integers(std::string_view key, KeyDoc doc);
   std::vector<int64_t> integers(std::string_view key, const std::vector<int64_t>& fallback, KeyDoc doc);
   /// The raw value (null when absent or declaring), for keys with a grammar of their own; the caller gives
-  /// the resolved form with `set_resolved`. Marks the key as read.
+  /// the resolved form with `set_resolved` (until then it is the value as written, so that nothing that was
+  /// read goes unhashed). Marks the key as read.
   const Json& raw(std::string_view key, KeyDoc doc);
 
   /// The place of a key's value.
@@ -115,7 +120,7 @@ class Params {
   /// JSON.
   const Json& resolved() const;
   void set_resolved(std::string_view key, Json value);
-  /// Leaves a key out of `resolved` (labels, paths replaced by hashes).
+  /// Leaves a key that was read out of `resolved` (labels, paths replaced by hashes).
   void drop_resolved(std::string_view key);
 
   const std::vector<KeyInfo>& declared() const;
