@@ -1,6 +1,7 @@
 // core/hash.h - SHA-256 (OpenSSL's), for keys, digests and content hashes.
 #pragma once
 #include <cstddef>
+#include <cstdint>
 #include <memory>
 #include <span>
 #include <string>

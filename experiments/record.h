@@ -1,6 +1,7 @@
 // experiments/record.h - what one cell found: named scalars, texts and arrays, each with its unit and its
 // equation.
 #pragma once
+#include <cstdint>
 #include <string>
 #include <utility>
 #include <vector>

@@ -1,10 +1,11 @@
 // experiments/store.h - results on disk: one atomic HDF5 part per cell, and the one file they consolidate to.
-//   <dir>/<name>/parts/<key>.h5    one finished or failed cell
-//   <dir>/<name>/parts/.lock       claims: an open-file-description lock on one byte per cell (taken from the
-//   key), so
-//                                  several processes share a sweep and a killed one lets go by itself
-//   <dir>/<name>.h5                the consolidation; its layout is in DESIGN "The store" and
-//   results/README.md
+//   <dir>/<name>/parts/<key>.h5        one finished cell
+//   <dir>/<name>/parts/<key>.error.h5  one failed cell; a finished part of the same key wins
+//   <dir>/<name>/parts/.lock           open-file-description locks: one byte per cell (claims, so that
+//   several
+//                                      processes share a sweep and a killed one lets go by itself), and two
+//                                      more for "a store is open here" and "consolidating"
+//   <dir>/<name>.h5                    the consolidation; its layout is in results/README.md
 // A kill at any instant loses at most the cell in flight. Temporary files of dead processes are swept away
 // when a store is opened.
 #pragma once
@@ -52,10 +53,22 @@ class Store {
   Store(std::string dir, std::string name);
   ~Store();
 
+  /// A part that is truncated, foreign or of another schema version does not count, here as in `consolidate`.
+  /// Opens the part's HDF5 header (about 0.2 ms) when there is one.
   CellState state(const std::string& key) const;
   /// Exclusive right to compute a cell, or nothing when another process holds it. Released by the destructor
   /// and by the process's death. After a claim, ask `state` again: another may have finished it just before.
-  class Claim;
+  /// DataError when the file system cannot lock.
+  class Claim {
+   public:
+    explicit Claim(int lock) : lock_(lock) {}
+    Claim(const Claim&) = delete;
+    Claim& operator=(const Claim&) = delete;
+    ~Claim();
+
+   private:
+    int lock_;  // a description of its own: OFD locks belong to it, and its closing releases them
+  };
   std::unique_ptr<Claim> try_claim(const std::string& key);
 
   /// Stores a finished cell atomically (over an older part of the same key). DataError when the disk is full.
@@ -69,8 +82,8 @@ class Store {
     int64_t cells = 0, done = 0, failed = 0;
   };
   /// Writes <dir>/<name>.h5 from the parts of `cells`, rows in that order, through a temporary file; parts of
-  /// other keys are ignored. A part that cannot be read counts as absent. An existing file stays as it is on
-  /// failure.
+  /// other keys are ignored. A part that cannot be read counts as absent. Waits for another process that
+  /// consolidates. DataError when the disk is full: an existing file stays as it is and the parts stay too.
   Summary consolidate(const SweepHeader& header, const std::vector<StoredCell>& cells);
 
   std::string file() const;  // <dir>/<name>.h5

@@ -1,8 +1,8 @@
 // core/io/hdf5.h - a small RAII layer over the HDF5 C library: what the store and the tests need, no more.
 //   Every failure is a DataError with the file, the object's path and HDF5's own innermost message; HDF5's
 //   automatic printing is off. Objects are written without timestamps, so equal content gives equal
-//   structure. Names may hold
-//   '/' only as a path separator; missing groups on a path are created.
+//   structure. Names may hold '/' only as a path separator; missing groups on a path are created.
+//   Text with a NUL byte is refused. One thread at a time.
 #pragma once
 #include <cstdint>
 #include <memory>
@@ -18,7 +18,8 @@ class File {
   /// A new file in memory; `image()` gives its bytes. Writing those is the caller's, so a full disk never
   /// meets HDF5.
   static File in_memory();
-  /// A new file on disk (truncates).
+  /// A new file on disk (truncates). It is built in memory and written by close(): a full disk never meets
+  /// HDF5, which does not survive one, and the file must fit in memory.
   static File create(const std::string& path);
   static File open_readonly(const std::string& path);
   File(File&&) noexcept;
@@ -61,12 +62,13 @@ class File {
 
   /// The bytes of the file as they would be on disk (flushes). Only for in_memory files.
   std::string image();
-  /// Flushes and closes; DataError when that fails (a full disk). The destructor closes too, without throwing
-  /// and without printing.
+  /// Writes and closes; DataError when that fails (a full disk), and then a created file is partial: remove
+  /// it. Not yet durable: see publish_file. The destructor closes too, without throwing and without printing.
   void close();
 
+  struct State;  // of hdf5_state.h
+
  private:
-  struct State;
   std::unique_ptr<State> state_;
   explicit File(std::unique_ptr<State> state);
 };

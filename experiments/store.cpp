@@ -1,0 +1,145 @@
+#include "experiments/store.h"
+
+#include <fcntl.h>
+#include <signal.h>
+#include <unistd.h>
+
+#include <cerrno>
+#include <charconv>
+#include <chrono>
+#include <filesystem>
+#include <system_error>
+
+#include "core/errors.h"
+#include "core/io/files.h"
+#include "experiments/store_part.h"
+#include "experiments/store_state.h"
+
+namespace fp4lab {
+
+namespace fs = std::filesystem;
+
+namespace {
+
+/// The process that a temporary file ".<name>.<pid>.tmp" belongs to, or 0 when it is no such file.
+pid_t writer_of(const std::string& file_name) {
+  const std::string_view end = ".tmp";
+  if (file_name.size() < end.size() || file_name[0] != '.' || !file_name.ends_with(end)) return 0;
+  const size_t last = file_name.size() - end.size(), dot = file_name.rfind('.', last - 1);
+  if (dot == std::string::npos) return 0;
+  pid_t pid = 0;
+  const char *from = file_name.data() + dot + 1, *to = file_name.data() + last;
+  const auto [stop, error] = std::from_chars(from, to, pid);
+  return error == std::errc() && stop == to && pid > 0 ? pid : 0;
+}
+
+/// Removes temporary files of dead processes: those whose number no process has here, if nobody else has the
+/// store open on any host (`alone`) or they are older than an hour.
+void sweep_temporaries(const fs::path& folder, const std::string& prefix, bool alone) {
+  std::error_code ignored;  // sweeping is a courtesy; another process may be doing the same
+  for (fs::directory_iterator i(folder, ignored), end; i != end; i.increment(ignored)) {
+    const std::string name = i->path().filename().string();
+    const pid_t pid = name.starts_with(prefix) ? writer_of(name) : 0;
+    // Our own number on an older file is a coincidence, and a likely one in containers.
+    if (pid == 0 || (pid != ::getpid() && (::kill(pid, 0) == 0 || errno == EPERM))) continue;
+    const auto age = fs::file_time_type::clock::now() - fs::last_write_time(i->path(), ignored);
+    if (alone || age > std::chrono::hours(1)) fs::remove(i->path(), ignored);
+  }
+}
+
+void check_key(const std::string& key) {
+  FP4LAB_CHECK(key.size() == 64 && key.find_first_not_of("0123456789abcdef") == std::string::npos, key);
+}
+
+}  // namespace
+
+int open_lock_file(const std::string& parts) {
+  const std::string path = parts + "/.lock";
+  const int fd = ::open(path.c_str(), O_RDWR | O_CREAT | O_CLOEXEC, 0666);
+  if (fd < 0) throw DataError(path + ": cannot open: " + std::generic_category().message(errno));
+  return fd;
+}
+
+int lock_byte(int fd, int64_t offset, short type, bool wait) {
+  struct flock lock {};
+  lock.l_type = type, lock.l_whence = SEEK_SET, lock.l_start = offset, lock.l_len = 1;
+  while (::fcntl(fd, wait ? F_OFD_SETLKW : F_OFD_SETLK, &lock) != 0)
+    if (errno != EINTR) return errno;
+  return 0;
+}
+
+Store::Store(std::string dir, std::string name)
+    : state_(std::make_unique<State>(std::move(dir), std::move(name))) {
+  std::error_code error;
+  fs::create_directories(parts_dir(), error);
+  if (error) throw DataError(parts_dir() + ": cannot create: " + error.message());
+  state_->lock = open_lock_file(parts_dir());
+  // Every open store holds kStoreOpen shared. Whoever gets it exclusively is alone, on all hosts. Where the
+  // file system cannot lock, nobody is ever sure to be alone; only claims need locks.
+  const bool alone = lock_byte(state_->lock, kStoreOpen, F_WRLCK, false) == 0;
+  sweep_temporaries(parts_dir(), ".", alone);
+  sweep_temporaries(state_->dir, "." + state_->name + ".h5.", alone);
+  lock_byte(state_->lock, kStoreOpen, F_RDLCK, true);
+}
+
+Store::~Store() = default;
+
+Store::State::~State() {
+  if (lock >= 0) ::close(lock);
+}
+
+std::string Store::file() const { return (fs::path(state_->dir) / (state_->name + ".h5")).string(); }
+std::string Store::parts_dir() const { return (fs::path(state_->dir) / state_->name / "parts").string(); }
+
+std::string Store::State::done_path(const std::string& key) const {
+  check_key(key);
+  return (fs::path(dir) / name / "parts" / (key + ".h5")).string();
+}
+
+std::string Store::State::error_path(const std::string& key) const {
+  check_key(key);
+  return (fs::path(dir) / name / "parts" / (key + ".error.h5")).string();
+}
+
+CellState Store::state(const std::string& key) const {
+  std::error_code ignored;
+  if (const std::string path = state_->done_path(key); fs::exists(path, ignored)) try {
+      open_part(path, key);
+      return CellState::done;
+    } catch (const DataError&) {  // as good as absent: the cell is computed again and put over it
+    }
+  return fs::exists(state_->error_path(key), ignored) ? CellState::failed : CellState::absent;
+}
+
+std::unique_ptr<Store::Claim> Store::try_claim(const std::string& key) {
+  check_key(key);
+  // 60 bits of the key: two cells of a million share a byte with a chance of 4e-7, and then only take turns.
+  const int64_t offset = std::stoll(key.substr(0, 15), nullptr, 16);
+  const int lock = open_lock_file(parts_dir());
+  auto claim = std::make_unique<Claim>(lock);
+  const int error = lock_byte(lock, offset, F_WRLCK, false);
+  if (error == EAGAIN || error == EACCES) return nullptr;
+  if (error != 0)
+    throw DataError(parts_dir() + "/.lock: cannot lock: " + std::generic_category().message(error));
+  return claim;
+}
+
+Store::Claim::~Claim() { ::close(lock_); }
+
+void Store::put(const StoredCell& cell, const Record& record, double seconds, const Provenance& who) {
+  write_file_atomic(state_->done_path(cell.key), part_image(cell, &record, "", seconds, who));
+  ::unlink(state_->error_path(cell.key).c_str());
+}
+
+void Store::put_error(const StoredCell& cell, const std::string& message, double seconds,
+                      const Provenance& who) {
+  write_file_atomic(state_->error_path(cell.key), part_image(cell, nullptr, message, seconds, who));
+}
+
+void Store::erase(const std::string& key) {
+  for (const std::string& path : {state_->done_path(key), state_->error_path(key)})
+    if (::unlink(path.c_str()) != 0 && errno != ENOENT)
+      throw DataError(path + ": cannot remove: " + std::generic_category().message(errno));
+}
+
+}  // namespace fp4lab

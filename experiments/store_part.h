@@ -1,0 +1,45 @@
+// experiments/store_part.h - one cell's part file. Its layout is private to the store:
+//   /            attrs: schema_version, key, status (done | failed), seconds, created_utc
+//   /resolved, /message        texts
+//   /axes        name, text, number (NaN where it is none)
+//   /scalars     name, value, units, source_equation        (one element per scalar)
+//   /texts, /provenance        name, value
+//   /cell        the arrays, each with units, shape_of, source_equation; becomes /cells/<key>
+#pragma once
+#include <string>
+#include <vector>
+
+#include "core/io/hdf5.h"
+#include "experiments/store.h"
+
+namespace fp4lab {
+
+/// Raised when the layout of parts or of the consolidated file changes; older parts then count as absent.
+inline constexpr int64_t kStoreSchemaVersion = 1;
+
+/// What the table needs of a part.
+struct Part {
+  std::string message;
+  double seconds = 0;
+  std::vector<Record::Scalar> scalars;
+  std::vector<Record::Text> texts;
+  Provenance who;
+};
+
+/// The bytes of a part file. `record` is null for a failed cell.
+std::string part_image(const StoredCell& cell, const Record* record, const std::string& message,
+                       double seconds, const Provenance& who);
+
+/// The part of `key` at `path`. DataError when it is truncated, not a part, of another schema version or key.
+h5::File open_part(const std::string& path, const std::string& key);
+
+Part read_part(const h5::File& file);
+
+/// A name as HDF5 takes it: '/' would be a path.
+std::string dataset_name(std::string name);
+
+/// The three attributes every number carries.
+void write_meaning(h5::File& file, const std::string& dataset, const Meaning& meaning,
+                   const std::string& shape_of);
+
+}  // namespace fp4lab

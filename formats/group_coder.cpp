@@ -1,0 +1,208 @@
+#include "formats/group_coder.h"
+
+#include <algorithm>
+#include <cmath>
+#include <cstring>
+
+namespace fp4lab {
+
+GroupScratch::GroupScratch(int64_t groups, int candidates_per_group)
+    : amax(size_t(groups)),
+      low(size_t(groups)),
+      unrounded(size_t(groups)),
+      chosen(size_t(groups)),
+      candidates(size_t(groups * candidates_per_group)),
+      error(size_t(groups)),
+      best(size_t(groups)),
+      candidate_codes(size_t(groups * candidates_per_group)) {}
+
+namespace {
+void store_bits(uint8_t* at, int bytes, uint32_t bits) { std::memcpy(at, &bits, size_t(bytes)); }
+uint32_t load_bits(const uint8_t* at, int bytes) {
+  uint32_t bits = 0;
+  std::memcpy(&bits, at, size_t(bytes));
+  return bits;
+}
+/// Population standard deviation about the mean: sums in double, in order.
+double standard_deviation(const float* x, int64_t n) {
+  double sum = 0, squares = 0;
+  for (int64_t i = 0; i < n; ++i) sum += double(x[i]);
+  const double mean = sum / double(n);
+  for (int64_t i = 0; i < n; ++i) squares += (double(x[i]) - mean) * (double(x[i]) - mean);
+  return std::sqrt(squares / double(n));
+}
+}  // namespace
+
+GroupCoder::GroupCoder(const FormatSpec& format, const WeightScales& search, int64_t cols,
+                       std::vector<float> factors)
+    : format_(format),
+      search_(search.kind),
+      g_(format.group(cols)),
+      factors_(std::move(factors)),
+      kernels_(row_kernels()) {
+  if (search.kind == WeightScales::replace) format_.rule = search.replacement;
+  // The paper's search looks at the whole neighbourhood of the absmax code once s_T is found.
+  if (search.kind == WeightScales::alternate) format_.rule = ScaleRule{.kind = ScaleRule::sweep};
+  if (format_.rule.kind == ScaleRule::fitted) {
+    const double a = double(factors_.at(0)), b = double(factors_.at(1));
+    for (int q = 0; q < 256; ++q) table_.push_back(float(std::exp2(a * q + b)));
+    for (int q = 0; q < 255; ++q) thresholds_.push_back(float(std::exp2(a * (q + 0.5) + b)));
+  }
+}
+
+float GroupCoder::tensor_scale(int64_t row) const {
+  if (format_.rule.kind == ScaleRule::fitted) return 1;
+  return factors_.empty() ? 1.0f : factors_.size() == 1 ? factors_[0] : factors_[size_t(row)];
+}
+
+int GroupCoder::candidates_per_group() const {
+  switch (format_.rule.kind) {
+    case ScaleRule::four_over_six: return 2;
+    case ScaleRule::sweep: return format_.rule.hi - format_.rule.lo + 1;
+    case ScaleRule::search: return format_.rule.k;
+    default: return 1;
+  }
+}
+
+void GroupCoder::choose(const float* x, int64_t row, int64_t groups, uint8_t* bytes, uint8_t* zero,
+                        float* effective, GroupScratch& s) const {
+  if (format_.has_zero_points()) return choose_asym(x, groups, bytes, zero, effective, s);
+  kernels_.group_amax(x, groups, g_, s.amax.data());
+  if (search_ == WeightScales::mse_shrink) {
+    // The search runs on the unrounded scale amax/Qmax; the amax it settles on then goes through the format's
+    // rule.
+    for (int64_t k = 0; k < groups; ++k)
+      s.unrounded[size_t(k)] = s.amax[size_t(k)] / format_.element.scale_max;
+    kernels_.best_shrink(format_.element, x, groups, g_, s.unrounded.data(), s.best.data());
+    for (int64_t k = 0; k < groups; ++k) s.amax[size_t(k)] *= float(1 - 0.008 * s.best[size_t(k)]);
+  }
+  if (format_.scale.kind == ScaleKind::exponent)
+    choose_e8m0(x, row, groups, bytes, effective, s);
+  else
+    choose_rounded(x, row, groups, bytes, effective, s);
+}
+
+/// Takes, for each group, the best of its `count` candidates (s.candidates, s.candidate_codes: one byte
+/// each).
+void GroupCoder::pick_best(const float* x, int64_t groups, int count, uint8_t* bytes, float* effective,
+                           GroupScratch& s) const {
+  kernels_.best_candidate(format_.element, x, groups, g_, s.candidates.data(), count, s.best.data(),
+                          s.error.data());
+  for (int64_t k = 0; k < groups; ++k) {
+    const size_t at = size_t(k * count + s.best[size_t(k)]);
+    const bool zeros = s.amax[size_t(k)] == 0;
+    bytes[k] = zeros ? 0 : s.candidate_codes[at];
+    effective[k] = zeros ? 0.0f : s.candidates[at];
+  }
+}
+
+void GroupCoder::choose_e8m0(const float* x, int64_t row, int64_t groups, uint8_t* bytes, float* effective,
+                             GroupScratch& s) const {
+  const ScaleRule& rule = format_.rule;
+  if (rule.kind == ScaleRule::fitted) {
+    for (int64_t k = 0; k < groups; ++k) {
+      const float amax = s.amax[size_t(k)];
+      const float scale = amax / format_.element.scale_max;
+      const auto q = std::upper_bound(thresholds_.begin(), thresholds_.end(), scale) - thresholds_.begin();
+      // A flat tensor (a = 0) has one scale, q = 0.
+      bytes[k] = amax > 0 && factors_[0] > 0 ? uint8_t(q) : uint8_t(0);
+      effective[k] = amax > 0 ? table_[bytes[k]] : 0.0f;
+    }
+    return;
+  }
+  if (rule.kind == ScaleRule::quest) {
+    for (int64_t k = 0; k < groups; ++k) {
+      const float deviation = float(standard_deviation(x + k * g_, g_));
+      const float v = (2.92247856f / 6.0f) * deviation + 1e-8f;
+      const int byte = PowerOfTwoRule{0, 1u << 23}.byte(v);
+      const bool zeros = s.amax[size_t(k)] == 0;
+      bytes[k] = zeros ? 0 : uint8_t(byte);
+      effective[k] = zeros ? 0.0f : e8m0_decode(bytes[k]);
+    }
+    return;
+  }
+  const PowerOfTwoRule p = power_of_two_rule(rule, format_.element);
+  kernels_.power_of_two_scales(p.offset, p.threshold, tensor_scale(row), s.amax.data(), groups, bytes,
+                               effective);
+  if (rule.kind != ScaleRule::search) return;
+  // f = floor, then 2f, f/2, 4f, f/4...: kept in ascending order, so that equal errors take the smaller
+  // scale.
+  const int below = (rule.k - 1) / 2;
+  for (int64_t k = 0; k < groups; ++k)
+    for (int j = 0; j < rule.k; ++j) {
+      const int byte = std::clamp(int(bytes[k]) - below + j, 0, 254);
+      s.candidate_codes[size_t(k * rule.k + j)] = uint8_t(byte);
+      s.candidates[size_t(k * rule.k + j)] = e8m0_decode(uint32_t(byte));
+    }
+  pick_best(x, groups, rule.k, bytes, effective, s);
+}
+
+void GroupCoder::choose_rounded(const float* x, int64_t row, int64_t groups, uint8_t* bytes, float* effective,
+                                GroupScratch& s) const {
+  const ScaleRule& rule = format_.rule;
+  const ScaleType& type = format_.scale;
+  const float s_t = tensor_scale(row), divisor = format_.element.scale_max * s_t;
+  const uint32_t least = format_.scale_floor == ScaleFloor::min_subnormal ? 1u
+                         : format_.scale_floor == ScaleFloor::min_normal  ? 1u << type.mini.man_bits
+                                                                          : 0u;
+  if (type.kind != ScaleKind::minifloat) {
+    for (int64_t k = 0; k < groups; ++k) {
+      const float amax = s.amax[size_t(k)];
+      const uint32_t bits = amax > 0 ? encode_scale(type, amax / divisor) : 0;
+      store_bits(bytes + k * type.bytes, type.bytes, bits);
+      effective[k] = s_t * decode_scale(type, bits);
+    }
+  } else {
+    kernels_.minifloat_scales(type.mini, divisor, s_t, least, s.amax.data(), groups, bytes, effective);
+  }
+  const uint32_t lowest = std::max(1u, least);
+  if (rule.kind == ScaleRule::four_over_six) {
+    for (int64_t k = 0; k < groups; ++k) {
+      const uint32_t quarter = std::max(type.mini.encode(s.amax[size_t(k)] / (4.0f * s_t)), least);
+      s.candidate_codes[size_t(2 * k)] = bytes[k];
+      s.candidates[size_t(2 * k)] = effective[k];
+      s.candidate_codes[size_t(2 * k + 1)] = uint8_t(quarter);
+      s.candidates[size_t(2 * k + 1)] = s_t * type.mini.decode(quarter);
+    }
+    pick_best(x, groups, 2, bytes, effective, s);
+  }
+  if (rule.kind == ScaleRule::sweep) {
+    const int count = candidates_per_group();
+    const int top = type.kind == ScaleKind::minifloat ? int(type.mini.max_code) : 127;
+    for (int64_t k = 0; k < groups; ++k)
+      for (int j = 0; j < count; ++j) {
+        const uint32_t code = uint32_t(std::clamp(int(bytes[k]) + rule.lo + j, int(lowest), top));
+        s.candidate_codes[size_t(k * count + j)] = uint8_t(code);
+        s.candidates[size_t(k * count + j)] = s_t * decode_scale(type, code);
+      }
+    pick_best(x, groups, count, bytes, effective, s);
+  }
+}
+
+void GroupCoder::choose_asym(const float* x, int64_t groups, uint8_t* bytes, uint8_t* zero, float* effective,
+                             GroupScratch& s) const {
+  const float steps = format_.element.scale_max;  // 2^n - 1
+  kernels_.group_range(x, groups, g_, s.low.data(), s.amax.data());
+  for (int64_t k = 0; k < groups; ++k) {
+    const float low = s.low[size_t(k)], high = s.amax[size_t(k)];
+    // Halves first: high - low of two large floats could overflow.
+    const float scale = (high * 0.5f - low * 0.5f) / steps * 2.0f;
+    const uint32_t bits = encode_scale(format_.scale, scale);
+    store_bits(bytes + k * format_.scale.bytes, format_.scale.bytes, bits);
+    effective[k] = decode_scale(format_.scale, bits);
+    zero[k] = effective[k] > 0 ? uint8_t(AsymCodec{steps}.encode(-low / effective[k], 0.0f)) : uint8_t(0);
+  }
+}
+
+void GroupCoder::effective(const uint8_t* bytes, int64_t row, int64_t groups, float* out) const {
+  const ScaleType& type = format_.scale;
+  if (format_.rule.kind == ScaleRule::fitted) {
+    for (int64_t k = 0; k < groups; ++k) out[k] = table_[bytes[k]];
+    return;
+  }
+  const float s_t = tensor_scale(row);
+  for (int64_t k = 0; k < groups; ++k)
+    out[k] = s_t * decode_scale(type, load_bits(bytes + k * type.bytes, type.bytes));
+}
+
+}  // namespace fp4lab

@@ -1,0 +1,72 @@
+// formats/group_coder.h - a format bound to one matrix: its tensor factors are known, and runs of groups can
+// be coded.
+//   Internal to formats/: quantize.cpp drives it over rows, searches.cpp finds the factors that need the
+//   whole tensor.
+#pragma once
+#include <vector>
+
+#include "formats/quantize.h"
+#include "formats/row_kernels.h"
+
+namespace fp4lab {
+
+/// Working memory of one thread for runs of up to `groups` groups.
+struct GroupScratch {
+  std::vector<float> amax, low, unrounded, chosen, candidates, error;
+  std::vector<float> values;                // room for decoded runs; grown by whoever uses it
+  std::vector<uint8_t> codes, bytes, zero;  // the same for codes, scale bytes, zero points
+  std::vector<int32_t> best;
+  std::vector<uint8_t> candidate_codes;
+  explicit GroupScratch(int64_t groups, int candidates_per_group);
+};
+
+class GroupCoder {
+ public:
+  /// `factors` as in Scales: empty, {s_T}, one per row, or fitted {a, b}.
+  GroupCoder(const FormatSpec& format, const WeightScales& search, int64_t cols, std::vector<float> factors);
+
+  /// Chooses the stored scales of `groups` groups of row `row` and their effective FP32 values.
+  ///   x (groups * g) floats; bytes (groups * scale.bytes); zero (groups) for int_asym, else null
+  void choose(const float* x, int64_t row, int64_t groups, uint8_t* bytes, uint8_t* zero, float* effective,
+              GroupScratch& scratch) const;
+  /// Effective FP32 values of stored scales (a group of zeros is not known here: its scale may be positive).
+  void effective(const uint8_t* bytes, int64_t row, int64_t groups, float* effective) const;
+
+  int candidates_per_group() const;
+  int64_t group() const { return g_; }
+  const FormatSpec& format() const { return format_; }
+  const std::vector<float>& factors() const { return factors_; }
+
+ private:
+  float tensor_scale(int64_t row) const;
+  void choose_e8m0(const float* x, int64_t row, int64_t groups, uint8_t* bytes, float* effective,
+                   GroupScratch& s) const;
+  void choose_rounded(const float* x, int64_t row, int64_t groups, uint8_t* bytes, float* effective,
+                      GroupScratch& s) const;
+  void choose_asym(const float* x, int64_t groups, uint8_t* bytes, uint8_t* zero, float* effective,
+                   GroupScratch& s) const;
+  void pick_best(const float* x, int64_t groups, int count, uint8_t* bytes, float* effective,
+                 GroupScratch& s) const;
+
+  FormatSpec format_;
+  WeightScales::Kind search_;
+  int64_t g_;
+  std::vector<float> factors_;
+  std::vector<float> table_;       // fitted: the 256 effective scales; two-level: none
+  std::vector<float> thresholds_;  // fitted: table_[q] is the scale from thresholds_[q-1] on
+  const RowKernels& kernels_;
+};
+
+/// The constant that s_T is divided by: s_T = amax(tensor) / (scale max * Qmax); 448 * 6 = 2688 for NVFP4,
+/// 256 * 6 for four_over_six.
+float tensor_scale_divisor(const FormatSpec& format);
+
+/// The factors that a format needs from the whole matrix: s_T, one s_T per row, fitted a and b, or none.
+/// Also finds NaN and Inf: DataError "row r, column c is NaN".
+std::vector<float> tensor_factors(const FormatSpec& format, const WeightScales& search,
+                                  MatrixView<const float> X);
+
+/// The paper's alternating search (SPEC section 2): the s_T it ends with.
+float alternate_tensor_scale(const FormatSpec& format, MatrixView<const float> X, float first);
+
+}  // namespace fp4lab

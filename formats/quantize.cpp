@@ -1,0 +1,218 @@
+#include "formats/quantize.h"
+
+#include <algorithm>
+
+#include "core/hash.h"
+#include "formats/group_coder.h"
+
+namespace fp4lab {
+
+namespace {
+
+void check_arguments(const FormatSpec& format, const WeightScales& search, int64_t cols) {
+  for (const std::string& problem :
+       {format_problem(format), weight_scales_problem(search, format), shape_problem(format, cols)})
+    if (!problem.empty()) throw ConfigError(problem);
+}
+
+/// A run of groups that stays in the first-level cache: about 4096 elements, an even number unless the row
+/// ends.
+int64_t run_length(int64_t g, int64_t groups) {
+  const int64_t run = std::max<int64_t>(2, 4096 / g / 2 * 2);
+  return std::min(run, groups);
+}
+
+/// Outputs larger than this are written past the caches: they would be gone before anyone reads them.
+constexpr int64_t kStreamBytes = 16 << 20;
+
+Scales empty_scales(const FormatSpec& f, MatrixView<const float> X, std::vector<float> factors) {
+  const size_t groups = size_t(X.rows * f.groups(X.cols));
+  return {X.rows, X.cols, std::vector<uint8_t>(groups * size_t(f.scale.bytes)),
+          std::vector<uint8_t>(f.has_zero_points() ? groups : 0), std::move(factors)};
+}
+
+/// Addresses of a run within the stored scales.
+uint8_t* bytes_at(Scales& s, const FormatSpec& f, int64_t row, int64_t group) {
+  return s.bytes.data() + (row * f.groups(s.cols) + group) * f.scale.bytes;
+}
+const uint8_t* bytes_at(const Scales& s, const FormatSpec& f, int64_t row, int64_t group) {
+  return s.bytes.data() + (row * f.groups(s.cols) + group) * f.scale.bytes;
+}
+uint8_t* zero_at(Scales& s, const FormatSpec& f, int64_t row, int64_t group) {
+  return f.has_zero_points() ? s.zero_points.data() + row * f.groups(s.cols) + group : nullptr;
+}
+const uint8_t* zero_at(const Scales& s, const FormatSpec& f, int64_t row, int64_t group) {
+  return f.has_zero_points() ? s.zero_points.data() + row * f.groups(s.cols) + group : nullptr;
+}
+
+/// Calls body(row, first group, groups in the run, scratch) for every run of every row, rows spread over
+/// threads.
+template <class Body>
+void for_each_run(const GroupCoder& coder, int64_t rows, int64_t groups, Body body) {
+  const int64_t run = run_length(coder.group(), groups);
+#pragma omp parallel
+  {
+    GroupScratch scratch(run, coder.candidates_per_group());
+#pragma omp for schedule(static)
+    for (int64_t r = 0; r < rows; ++r)
+      for (int64_t k = 0; k < groups; k += run) body(r, k, std::min(run, groups - k), scratch);
+  }
+}
+
+/// Codes of one run, packed to where they belong.
+void encode_run(const RowKernels& kernels, const FormatSpec& f, const float* x, const float* effective,
+                const uint8_t* zero, int64_t row, int64_t group, int64_t groups, QuantizedMatrix& q,
+                std::vector<uint8_t>& codes) {
+  const int64_t g = f.group(q.cols()), n = groups * g;
+  uint8_t* out = q.codes.data() + row * f.code_bytes(q.cols());
+  if (!f.packed()) return kernels.encode(f.element, x, effective, zero, groups, g, out + group * g);
+  if (int64_t(codes.size()) < n) codes.resize(size_t(n));
+  kernels.encode(f.element, x, effective, zero, groups, g, codes.data());
+  kernels.pack(codes.data(), n, out + group * g / 2);
+}
+
+QuantizedMatrix empty_quantized(const FormatSpec& f, Scales scales) {
+  const size_t bytes = size_t(scales.rows * f.code_bytes(scales.cols));
+  return {f, std::move(scales), std::vector<uint8_t>(bytes)};
+}
+
+/// The format as a quantized matrix carries it: fixed and dynamic tensor scales are factors by then.
+FormatSpec stored_format(const FormatSpec& format, const WeightScales& search) {
+  FormatSpec f = format;
+  if (search.kind == WeightScales::replace) f.rule = search.replacement;
+  return f;
+}
+
+}  // namespace
+
+Scales choose_scales(const FormatSpec& format, MatrixView<const float> X, const WeightScales& search) {
+  check_arguments(format, search, X.cols);
+  const GroupCoder coder(format, search, X.cols, tensor_factors(format, search, X));
+  Scales scales = empty_scales(format, X, coder.factors());
+  for_each_run(coder, X.rows, format.groups(X.cols),
+               [&](int64_t r, int64_t k, int64_t n, GroupScratch& scratch) {
+                 std::vector<float> effective(static_cast<size_t>(n));
+                 coder.choose(X.row(r) + k * coder.group(), r, n, bytes_at(scales, format, r, k),
+                              zero_at(scales, format, r, k), scratch.chosen.data(), scratch);
+               });
+  return scales;
+}
+
+QuantizedMatrix round(const FormatSpec& format, MatrixView<const float> X, Scales scales) {
+  check_arguments(format, {}, X.cols);
+  FP4LAB_CHECK(scales.rows == X.rows && scales.cols == X.cols, "scales of (", scales.rows, ", ", scales.cols,
+               ") for X (", X.rows, ", ", X.cols, ")");
+  tensor_factors({kE2M1, kWholeRow, kFP32}, {}, X);  // only its search for NaN and Inf
+  const GroupCoder coder(format, {}, X.cols, scales.factors);
+  const RowKernels& kernels = row_kernels();
+  QuantizedMatrix q = empty_quantized(format, std::move(scales));
+  for_each_run(coder, X.rows, format.groups(X.cols),
+               [&](int64_t r, int64_t k, int64_t n, GroupScratch& scratch) {
+                 const float* x = X.row(r) + k * coder.group();
+                 kernels.group_amax(x, n, coder.group(), scratch.amax.data());
+                 coder.effective(bytes_at(q.scales, format, r, k), r, n, scratch.chosen.data());
+                 for (int64_t i = 0; i < n; ++i)
+                   if (scratch.amax[size_t(i)] == 0) scratch.chosen[size_t(i)] = 0;
+                 encode_run(kernels, format, x, scratch.chosen.data(), zero_at(q.scales, format, r, k), r, k,
+                            n, q, scratch.codes);
+               });
+  return q;
+}
+
+QuantizedMatrix quantize(const FormatSpec& format, MatrixView<const float> X, const WeightScales& search) {
+  check_arguments(format, search, X.cols);
+  const GroupCoder coder(format, search, X.cols, tensor_factors(format, search, X));
+  const RowKernels& kernels = row_kernels();
+  QuantizedMatrix q =
+      empty_quantized(stored_format(format, search), empty_scales(format, X, coder.factors()));
+  for_each_run(
+      coder, X.rows, format.groups(X.cols), [&](int64_t r, int64_t k, int64_t n, GroupScratch& scratch) {
+        thread_local std::vector<float> effective;
+        effective.resize(size_t(n));
+        const float* x = X.row(r) + k * coder.group();
+        uint8_t* zero = zero_at(q.scales, format, r, k);
+        coder.choose(x, r, n, bytes_at(q.scales, format, r, k), zero, scratch.chosen.data(), scratch);
+        encode_run(kernels, format, x, scratch.chosen.data(), zero, r, k, n, q, scratch.codes);
+      });
+  return q;
+}
+
+void dequantize_rows(const QuantizedMatrix& q, int64_t begin, MatrixView<float> out) {
+  const FormatSpec& f = q.format;
+  FP4LAB_CHECK(out.cols == q.cols() && begin >= 0 && begin + out.rows <= q.rows());
+  const GroupCoder coder(f, {}, q.cols(), q.scales.factors);
+  const RowKernels& kernels = row_kernels();
+  const int64_t g = f.group(q.cols()), groups = f.groups(q.cols()), run = run_length(g, groups);
+  std::vector<float> effective(static_cast<size_t>(run));
+  std::vector<uint8_t> codes(size_t(f.packed() ? run * g : 0));
+  for (int64_t r = begin; r < begin + out.rows; ++r)
+    for (int64_t k = 0; k < groups; k += run) {
+      const int64_t n = std::min(run, groups - k);
+      coder.effective(bytes_at(q.scales, f, r, k), r, n, effective.data());
+      const uint8_t* from = q.codes.data() + r * f.code_bytes(q.cols()) + (f.packed() ? k * g / 2 : k * g);
+      if (f.packed()) kernels.unpack(from, n * g, codes.data());
+      kernels.decode(f.element, f.packed() ? codes.data() : from, effective.data(),
+                     zero_at(q.scales, f, r, k), n, g, out.row(r - begin) + k * g);
+    }
+}
+
+void dequantize(const QuantizedMatrix& q, MatrixView<float> out) {
+  FP4LAB_CHECK(out.rows == q.rows() && out.cols == q.cols());
+  const bool stream = out.size() * int64_t(sizeof(float)) > kStreamBytes;
+#pragma omp parallel
+  {
+    Matrix row(1, stream ? q.cols() : 0);
+#pragma omp for schedule(static)
+    for (int64_t r = 0; r < out.rows; ++r) {
+      dequantize_rows(q, r, stream ? row.view() : out.middle_rows(r, 1));
+      if (stream) row_kernels().stream_copy(row.data(), q.cols(), out.row(r));
+    }
+  }
+}
+
+void effective_scales(const QuantizedMatrix& q, int64_t row, float* out) {
+  const GroupCoder coder(q.format, {}, q.cols(), q.scales.factors);
+  coder.effective(bytes_at(q.scales, q.format, row, 0), row, q.format.groups(q.cols()), out);
+}
+
+void unpack_codes(const QuantizedMatrix& q, int64_t row, uint8_t* out) {
+  const uint8_t* from = q.codes.data() + row * q.format.code_bytes(q.cols());
+  if (q.format.packed())
+    row_kernels().unpack(from, q.cols(), out);
+  else
+    std::copy(from, from + q.cols(), out);
+}
+
+void fake_quantize(const FormatSpec& format, MatrixView<const float> X, MatrixView<float> out,
+                   const WeightScales& search) {
+  check_arguments(format, search, X.cols);
+  FP4LAB_CHECK(out.rows == X.rows && out.cols == X.cols);
+  const GroupCoder coder(format, search, X.cols, tensor_factors(format, search, X));
+  const RowKernels& kernels = row_kernels();
+  const bool stream = out.size() * int64_t(sizeof(float)) > kStreamBytes;
+  for_each_run(
+      coder, X.rows, format.groups(X.cols), [&](int64_t r, int64_t k, int64_t n, GroupScratch& scratch) {
+        thread_local std::vector<float> effective, values;
+        thread_local std::vector<uint8_t> bytes, zero;
+        const int64_t g = coder.group();
+        scratch.bytes.resize(size_t(n * format.scale.bytes)), scratch.zero.resize(size_t(n));
+        const float* x = X.row(r) + k * g;
+        coder.choose(x, r, n, scratch.bytes.data(), scratch.zero.data(), scratch.chosen.data(), scratch);
+        float* to = out.row(r) + k * g;
+        if (stream) scratch.values.resize(size_t(n * g)), to = scratch.values.data();
+        kernels.fake(format.element, x, scratch.chosen.data(), scratch.zero.data(), n, g, to);
+        if (stream) kernels.stream_copy(to, n * g, out.row(r) + k * g);
+      });
+}
+
+std::string QuantizedMatrix::digest() const {
+  const auto floats = std::as_bytes(std::span(scales.factors));
+  return Sha256()
+      .update(std::span(codes))
+      .update(std::span(scales.bytes))
+      .update(std::span(scales.zero_points))
+      .update(floats)
+      .hex();
+}
+
+}  // namespace fp4lab

@@ -1,0 +1,60 @@
+// formats/quantize.h - the three verbs of a format: choose_scales, round, dequantize; and what they produce.
+//   X (rows, cols) float32, groups along cols. Scales are always the stored ones: nothing rounds with a scale
+//   that the bytes do not hold. Every result is the same for any number of threads and on every x86-64
+//   machine.
+#pragma once
+#include <optional>
+#include <vector>
+
+#include "core/matrix.h"
+#include "formats/format.h"
+
+namespace fp4lab {
+
+/// The stored scales of a matrix.
+struct Scales {
+  int64_t rows = 0, cols = 0;        // of the matrix they belong to
+  std::vector<uint8_t> bytes;        // (rows, groups), each scale.bytes wide, little-endian
+  std::vector<uint8_t> zero_points;  // (rows, groups), int_asym only
+  std::vector<float> factors;        // s_T: none, 1 or one per row; `fitted`: a, b
+};
+
+/// Packed codes, scales and format: the canonical form everywhere.
+struct QuantizedMatrix {
+  FormatSpec format;
+  Scales scales;
+  std::vector<uint8_t>
+      codes;  // (rows, format.code_bytes(cols)); 4-bit: element 2i in the low nibble of byte i
+
+  int64_t rows() const { return scales.rows; }
+  int64_t cols() const { return scales.cols; }
+  /// SHA-256 of codes, scale bytes, zero points and factors, in this order.
+  std::string digest() const;
+};
+
+/// SPEC sections 2: the scales of X under the format's rule, or under an offline search for weights.
+/// DataError naming row and column for a NaN or Inf; ConfigError when format, search or shape do not fit
+/// (resolve checks them first).
+Scales choose_scales(const FormatSpec& format, MatrixView<const float> X, const WeightScales& search = {});
+
+/// Codes of X under given scales: code = Q(x / s). Same errors.
+QuantizedMatrix round(const FormatSpec& format, MatrixView<const float> X, Scales scales);
+
+/// choose_scales and round in one pass over X.
+QuantizedMatrix quantize(const FormatSpec& format, MatrixView<const float> X,
+                         const WeightScales& search = {});
+
+/// x^ = s * value(code). `out` is (rows, cols).
+void dequantize(const QuantizedMatrix& q, MatrixView<float> out);
+/// Rows [begin, begin + out.rows), on the calling thread: for readers that go through a matrix in tiles.
+void dequantize_rows(const QuantizedMatrix& q, int64_t begin, MatrixView<float> out);
+/// The effective FP32 scale of each group of one row (0: the group is all zeros).
+void effective_scales(const QuantizedMatrix& q, int64_t row, float* out);
+/// The codes of one row, one per byte.
+void unpack_codes(const QuantizedMatrix& q, int64_t row, uint8_t* out);
+
+/// dequantize(quantize(X)) without the codes. `out` may be X itself.
+void fake_quantize(const FormatSpec& format, MatrixView<const float> X, MatrixView<float> out,
+                   const WeightScales& search = {});
+
+}  // namespace fp4lab
