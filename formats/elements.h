@@ -4,7 +4,6 @@
 //   zero point. Rounding is to nearest, ties to the even code; everything saturates. source   OCP
 //   Microscaling Formats (MX) v1.0 (e2m1, e2m3, e3m2), OCP FP8 v1.0 (e4m3, e5m2), Dettmers et al. 2023 (nf4)
 #pragma once
-#include <span>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -63,9 +62,44 @@ inline constexpr Element kInt4 = element_detail::integer("int4", ElementKind::in
 static_assert(kE2M1.scale_max == 6 && kE2M1.emax == 2 && kInt4.scale_max == 7 && kInt4.emax == 2);
 
 /// Every element, in the order the docs show them.
-std::span<const Element> elements();
+inline constexpr Element kElements[] = {
+    kE2M1,
+    element_detail::minifloat("e2m3", 6, {3, 1, 31}),
+    element_detail::minifloat("e3m2", 6, {2, 3, 31}),
+    element_detail::minifloat("e4m3", 8, {3, 7, 0x7e}),   // 0x7f is NaN
+    element_detail::minifloat("e5m2", 8, {2, 15, 0x7b}),  // 0x7c is Inf, above it NaN
+    {"nf4", ElementKind::table, 4, {}, -1, 1.0f, 0},
+    element_detail::integer("int2", ElementKind::int_sym, 2),
+    element_detail::integer("int3", ElementKind::int_sym, 3),
+    kInt4,
+    element_detail::integer("int5", ElementKind::int_sym, 5),
+    element_detail::integer("int6", ElementKind::int_sym, 6),
+    element_detail::integer("int7", ElementKind::int_sym, 7),
+    element_detail::integer("int8", ElementKind::int_sym, 8),
+    element_detail::integer("int2-full", ElementKind::int_full, 2),
+    element_detail::integer("int3-full", ElementKind::int_full, 3),
+    element_detail::integer("int4-full", ElementKind::int_full, 4),
+    element_detail::integer("int5-full", ElementKind::int_full, 5),
+    element_detail::integer("int6-full", ElementKind::int_full, 6),
+    element_detail::integer("int7-full", ElementKind::int_full, 7),
+    element_detail::integer("int8-full", ElementKind::int_full, 8),
+    element_detail::integer("int2-asym", ElementKind::int_asym, 2),
+    element_detail::integer("int3-asym", ElementKind::int_asym, 3),
+    element_detail::integer("int4-asym", ElementKind::int_asym, 4),
+    element_detail::integer("int5-asym", ElementKind::int_asym, 5),
+    element_detail::integer("int6-asym", ElementKind::int_asym, 6),
+    element_detail::integer("int7-asym", ElementKind::int_asym, 7),
+    element_detail::integer("int8-asym", ElementKind::int_asym, 8),
+};
+
 /// The element of that name, or null.
-const Element* find_element(std::string_view name);
+constexpr const Element* find_element(std::string_view name) {
+  for (const Element& e : kElements)
+    if (e.name == name) return &e;
+  return nullptr;
+}
+/// The element of a name known at compile time; a typo does not compile.
+consteval Element element(std::string_view name) { return *find_element(name); }
 std::vector<std::string> element_names();
 
 /// The 16 NormalFloat levels and, for codes 1..15, the smallest float that rounds to that code (exact
@@ -111,8 +145,8 @@ constexpr Nf4Thresholds nf4_thresholds() {
 }  // namespace element_detail
 inline constexpr element_detail::Nf4Thresholds kNf4Thresholds = element_detail::nf4_thresholds();
 
-// The codecs, one small policy per kind, so that a loop over one kind has no branch on it. v is x / scale; F is float,
-// or a vector of floats.
+// The codecs, one small policy per kind, so that a loop over one kind has no branch on it. v is x / scale; F
+// is float, or a vector of floats.
 struct MinifloatCodec {
   Minifloat m;
   uint32_t sign_shift;  // bits - 1

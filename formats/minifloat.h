@@ -30,11 +30,13 @@ struct Minifloat {
   FP4LAB_HD constexpr typename Lanes<F>::Bits encode(F a) const {
     using L = Lanes<F>;
     using U = typename L::Bits;
-    // Normal range: round the float's own bits to M mantissa bits; a carry moves into the exponent by itself. The
-    // parity of the kept bits is the code's, since (127 - bias) << M is even for every type here (M = 0: bias 63).
+    // Normal range: round the float's own bits to M mantissa bits; a carry moves into the exponent by itself.
+    // The parity of the kept bits is the code's, since (127 - bias) << M is even for every type here (M = 0:
+    // bias 63).
     const int drop = 23 - man_bits;
     const U b = L::bits(a);
-    const U normal = ((b + ((1u << (drop - 1)) - 1u) + ((b >> drop) & 1u)) >> drop) - (uint32_t(127 - bias) << man_bits);
+    const U normal =
+        ((b + ((1u << (drop - 1)) - 1u) + ((b >> drop) & 1u)) >> drop) - (uint32_t(127 - bias) << man_bits);
     // Subnormal range: adding C with ulp(C) = smallest() rounds to a multiple of it, ties to even.
     const float c = bits_float(uint32_t(151 - bias - man_bits) << 23);
     const auto below = a < L::all(min_normal());

@@ -66,7 +66,8 @@ struct PowerOfTwoRule {
   FP4LAB_HD constexpr typename Lanes<F>::Bits byte(F m) const {
     using L = Lanes<F>;
     using U = typename L::Bits;
-    // Subnormals are made normal first, exactly, so that the exponent field is floor(log2); 512 keeps it positive.
+    // Subnormals are made normal first, exactly, so that the exponent field is floor(log2); 512 keeps it
+    // positive.
     const auto tiny = m < L::all(0x1p-126f);
     const U b = L::bits(tiny ? m * 0x1p24f : m);
     const U up = (b & 0x7fffffu) >= L::all_bits(threshold) ? L::all_bits(1) : L::all_bits(0);

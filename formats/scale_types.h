@@ -7,7 +7,6 @@
 //   2509.23202) int8            0 .. 127 fp16 bf16 fp32  IEEE; a scale too large for its type saturates at
 //   the largest finite one
 #pragma once
-#include <span>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -44,9 +43,32 @@ inline constexpr ScaleType kBF16{"bf16", ScaleKind::bf16, 2, {}, 0x1.fep127f};
 inline constexpr ScaleType kFP32{"fp32", ScaleKind::fp32, 4, {}, 0x1.fffffep127f};
 static_assert(kE4M3.max == 448);
 
-std::span<const ScaleType> scale_types();
+inline constexpr ScaleType kScaleTypes[] = {
+    kUE8M0,
+    kE4M3,
+    scale_detail::mini("e5m2", {2, 15, 0x7b}),
+    scale_detail::mini("ue5m3", {3, 15, 0xfe}),
+    scale_detail::mini("e1m6", {6, 0, 127}),
+    scale_detail::mini("e2m5", {5, 1, 127}),
+    scale_detail::mini("e3m4", {4, 3, 127}),
+    scale_detail::mini("e6m1", {1, 31, 127}),
+    scale_detail::mini("e7m0", {0, 63, 127}),
+    {"int8", ScaleKind::integer, 1, {}, 127.0f},
+    kFP16,
+    kBF16,
+    kFP32,
+};
+
 /// By name (aliases: ue4m3 = e4m3, e8m0 = ue8m0), or null.
-const ScaleType* find_scale_type(std::string_view name);
+constexpr const ScaleType* find_scale_type(std::string_view name) {
+  if (name == "ue4m3") name = "e4m3";
+  if (name == "e8m0") name = "ue8m0";
+  for (const ScaleType& t : kScaleTypes)
+    if (t.name == name) return &t;
+  return nullptr;
+}
+/// The scale type of a name known at compile time; a typo does not compile.
+consteval ScaleType scale_type(std::string_view name) { return *find_scale_type(name); }
 std::vector<std::string> scale_type_names();
 
 /// 2^(b - 127) for b 0..254, exact (b = 0 is the subnormal 2^-127).

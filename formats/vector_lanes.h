@@ -1,5 +1,5 @@
-// formats/vector_lanes.h - one register of floats as a lane type, 8 wide for AVX2 and 16 wide for AVX-512. Only the row
-// kernels include it, each for its own instruction set (FP4LAB_VECTOR 8 or 16).
+// formats/vector_lanes.h - one register of floats as a lane type, 8 wide for AVX2 and 16 wide for AVX-512.
+// Only the row kernels include it, each for its own instruction set (FP4LAB_VECTOR 8 or 16).
 #pragma once
 #include <immintrin.h>
 
@@ -38,7 +38,9 @@ FP4LAB_HD FloatLanes load_part(const float* p, int64_t n) {
   __builtin_memcpy(&v, p, size_t(n) * sizeof(float));
   return v;
 }
-FP4LAB_HD void store_part(float* p, FloatLanes v, int64_t n) { __builtin_memcpy(p, &v, size_t(n) * sizeof(float)); }
+FP4LAB_HD void store_part(float* p, FloatLanes v, int64_t n) {
+  __builtin_memcpy(p, &v, size_t(n) * sizeof(float));
+}
 
 #if FP4LAB_VECTOR == 16
 FP4LAB_HD BitLanes load_bytes(const uint8_t* p) {
@@ -48,17 +50,19 @@ FP4LAB_HD void store_bytes(uint8_t* p, BitLanes v) {
   _mm_storeu_si128(reinterpret_cast<__m128i*>(p), _mm512_cvtepi32_epi8((__m512i)v));
 }
 FP4LAB_HD uint32_t max_lane(BitLanes v) { return _mm512_reduce_max_epu32((__m512i)v); }
-FP4LAB_HD BitLanes max_bits(BitLanes a, BitLanes b) { return (BitLanes)_mm512_max_epu32((__m512i)a, (__m512i)b); }
+FP4LAB_HD BitLanes max_bits(BitLanes a, BitLanes b) {
+  return (BitLanes)_mm512_max_epu32((__m512i)a, (__m512i)b);
+}
 #else
 FP4LAB_HD BitLanes load_bytes(const uint8_t* p) {
   return (BitLanes)_mm256_cvtepu8_epi32(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(p)));
 }
 FP4LAB_HD void store_bytes(uint8_t* p, BitLanes v) {  // the low byte of every lane
   const __m256i gathered = _mm256_shuffle_epi8(
-      (__m256i)v, _mm256_setr_epi8(0, 4, 8, 12, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1, 0, 4, 8, 12, -1, -1, -1,
-                                   -1, -1, -1, -1, -1, -1, -1, -1, -1));
-  _mm_storel_epi64(reinterpret_cast<__m128i*>(p),
-                   _mm_unpacklo_epi32(_mm256_castsi256_si128(gathered), _mm256_extracti128_si256(gathered, 1)));
+      (__m256i)v, _mm256_setr_epi8(0, 4, 8, 12, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1, 0, 4, 8, 12,
+                                   -1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1));
+  _mm_storel_epi64(reinterpret_cast<__m128i*>(p), _mm_unpacklo_epi32(_mm256_castsi256_si128(gathered),
+                                                                     _mm256_extracti128_si256(gathered, 1)));
 }
 FP4LAB_HD uint32_t max_lane(BitLanes v) {
   __m128i m = _mm_max_epu32(_mm256_castsi256_si128((__m256i)v), _mm256_extracti128_si256((__m256i)v, 1));
@@ -66,7 +70,9 @@ FP4LAB_HD uint32_t max_lane(BitLanes v) {
   m = _mm_max_epu32(m, _mm_shuffle_epi32(m, 0xb1));
   return uint32_t(_mm_cvtsi128_si32(m));
 }
-FP4LAB_HD BitLanes max_bits(BitLanes a, BitLanes b) { return (BitLanes)_mm256_max_epu32((__m256i)a, (__m256i)b); }
+FP4LAB_HD BitLanes max_bits(BitLanes a, BitLanes b) {
+  return (BitLanes)_mm256_max_epu32((__m256i)a, (__m256i)b);
+}
 #endif
 FP4LAB_HD BitLanes load_bytes_part(const uint8_t* p, int64_t n) {
   uint8_t bytes[kLanes] = {};
