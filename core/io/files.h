@@ -15,6 +15,7 @@ std::string read_file(const std::string& path);
 void write_file_atomic(const std::string& path, std::string_view bytes);
 
 /// Renames a finished temporary file over `path`, durably: fsync of the file, rename, fsync of the folder.
+/// DataError with path and errno text; the temporary file is then removed.
 void publish_file(const std::string& temporary, const std::string& path);
 
 }  // namespace fp4lab

@@ -46,12 +46,14 @@ struct TensorInfo {
 
 class TensorFile {
  public:
-  /// Opens a .safetensors file, a .npy file, or a checkpoint folder. DataError with the path, and the tensor
-  /// where there is one, for: a missing or unreadable file; a header that is longer than the file or than 100
-  /// MB, is not JSON, is nested or duplicated; unknown dtypes; negative, fractional or overflowing shapes and
-  /// offsets; offsets past the end, overlapping, or not of the shape's size; an index that names files
-  /// outside the folder, missing files, or tensors that their file does not hold; .npy in Fortran order,
-  /// big-endian, or with a dtype not listed.
+  /// Opens a .safetensors file, a .npy file, a .safetensors.index.json, or a checkpoint folder. DataError
+  /// with the path, and the tensor where there is one, for: a missing, unreadable or empty file; a header
+  /// that is longer than the file or than 100 MB, is not JSON, is nested or duplicated; unknown dtypes or
+  /// keys; negative, fractional or overflowing shapes (or more than 32 dimensions) and offsets; offsets past
+  /// the end, overlapping, with holes between, or not of the shape's size; bytes after the last tensor; an
+  /// index that names files outside the folder, missing files, or tensors that their file does not hold; .npy
+  /// in Fortran order, big-endian, or with a dtype not listed. Of shards, the tensors are those that the
+  /// index names.
   static TensorFile open(const std::string& path);
   TensorFile(TensorFile&&) noexcept;
   TensorFile& operator=(TensorFile&&) noexcept;
@@ -67,6 +69,8 @@ class TensorFile {
   const std::string& path_of(const TensorInfo& t) const { return paths()[size_t(t.file)]; }
 
   /// The tensor's bytes in the mapping, little-endian, possibly unaligned. Valid while this object lives.
+  /// DataError when the file has become shorter since it was opened. A file that is cut later, while the
+  /// bytes are being read, ends the program with SIGBUS: replace checkpoints by renaming, never in place.
   std::span<const std::byte> bytes(const TensorInfo& t) const;
   /// Tells the kernel that these pages are not needed now (they can be read again): keeps resident memory at
   /// one tensor.
