@@ -104,7 +104,7 @@ std::string Store::State::error_path(const std::string& key) const {
 CellState Store::state(const std::string& key) const {
   std::error_code ignored;
   if (const std::string path = state_->done_path(key); fs::exists(path, ignored)) try {
-      open_part(path, key);
+      check_part(path, key);
       return CellState::done;
     } catch (const DataError&) {  // as good as absent: the cell is computed again and put over it
     }

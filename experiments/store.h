@@ -53,8 +53,8 @@ class Store {
   Store(std::string dir, std::string name);
   ~Store();
 
-  /// A part that is truncated, foreign or of another schema version does not count, here as in `consolidate`.
-  /// Opens the part's HDF5 header (about 0.2 ms) when there is one.
+  /// A part that is damaged, foreign or of another schema version does not count, here as in `consolidate`.
+  /// Reads a finished part to check its hash: 0.04 ms for the usual 23 kB.
   CellState state(const std::string& key) const;
   /// Exclusive right to compute a cell, or nothing when another process holds it. Released by the destructor
   /// and by the process's death. After a claim, ask `state` again: another may have finished it just before.

@@ -3,8 +3,11 @@
 #include <algorithm>
 #include <ctime>
 #include <limits>
+#include <string_view>
 
 #include "core/errors.h"
+#include "core/hash.h"
+#include "core/io/files.h"
 
 namespace fp4lab {
 
@@ -17,6 +20,10 @@ std::string now_utc() {
   char text[32];
   std::strftime(text, sizeof text, "%Y-%m-%dT%H:%M:%SZ", &utc);
   return text;
+}
+
+std::string last_line(const std::string& key, std::string_view image) {
+  return str("\nfp4lab part ", kStoreSchemaVersion, " ", key, " ", sha256_hex(image), "\n");
 }
 
 /// One dataset of a group with one element per item.
@@ -80,18 +87,23 @@ std::string part_image(const StoredCell& cell, const Record* record, const std::
     write_array(file, a.name, a.values, {}, a.shape_of, {.units = "text", .source_equation = ""});
   for (const Record::Bytes& a : r.bytes)
     write_array(file, a.name, a.values, a.shape, a.shape_of, {.units = "code", .source_equation = ""});
-  return file.image();
+  std::string bytes = file.image();
+  bytes += last_line(cell.key, bytes);
+  return bytes;
+}
+
+void check_part(const std::string& path, const std::string& key) {
+  const std::string bytes = read_file(path);
+  const std::string_view all = bytes;
+  const size_t length = last_line(key, "").size();
+  if (all.size() < length ||
+      all.substr(all.size() - length) != last_line(key, all.substr(0, all.size() - length)))
+    throw DataError(str(path, ": damaged, or no part (schema ", kStoreSchemaVersion, ") of the cell ", key));
 }
 
 h5::File open_part(const std::string& path, const std::string& key) {
-  h5::File file = h5::File::open_readonly(path);
-  if (!file.has_attribute("/", "schema_version") || !file.has_attribute("/", "key"))
-    throw DataError(path + ": not a part of a result store");
-  if (const double version = file.attribute_number("/", "schema_version"); version != kStoreSchemaVersion)
-    throw DataError(str(path, ": schema version ", version, ", expected ", kStoreSchemaVersion));
-  if (const std::string found = file.attribute_text("/", "key"); found != key)
-    throw DataError(str(path, ": holds the cell ", found, ", expected ", key));
-  return file;
+  check_part(path, key);
+  return h5::File::open_readonly(path);
 }
 
 Part read_part(const h5::File& file) {

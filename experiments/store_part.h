@@ -5,6 +5,9 @@
 //   /scalars     name, value, units, source_equation        (one element per scalar)
 //   /texts, /provenance        name, value
 //   /cell        the arrays, each with units, shape_of, source_equation; becomes /cells/<key>
+// After the HDF5 image, which does not mind, stands one line: "fp4lab part <schema> <key> <SHA-256 of all
+// before>". HDF5 itself notices little: of 3000 parts with 1 to 4 random bytes replaced it read 2086 as if
+// nothing had happened and crashed on 116.
 #pragma once
 #include <string>
 #include <vector>
@@ -30,7 +33,10 @@ struct Part {
 std::string part_image(const StoredCell& cell, const Record* record, const std::string& message,
                        double seconds, const Provenance& who);
 
-/// The part of `key` at `path`. DataError when it is truncated, not a part, of another schema version or key.
+/// Reads the file and throws a DataError unless it is a part of `key` and this schema, as it was written.
+void check_part(const std::string& path, const std::string& key);
+
+/// The part of `key` at `path`, checked.
 h5::File open_part(const std::string& path, const std::string& key);
 
 Part read_part(const h5::File& file);
