@@ -1,0 +1,242 @@
+#include "analysis/table.h"
+
+#include <algorithm>
+#include <cmath>
+#include <cstdio>
+#include <map>
+#include <set>
+
+#include "core/errors.h"
+#include "core/text.h"
+
+namespace fp4lab {
+
+std::string format_number(double v, int digits) {
+  if (std::isnan(v)) return "";
+  if (std::isinf(v)) return v > 0 ? "inf" : "-inf";
+  char text[64];
+  if (digits >= 17 || v == 0 || std::fabs(v) < 1e-4 || std::fabs(v) >= 1e6) {
+    std::snprintf(text, sizeof text, "%.*g", digits, v);
+    return text;
+  }
+  const int before = int(std::floor(std::log10(std::fabs(v)))) + 1;
+  std::snprintf(text, sizeof text, "%.*f", std::max(0, digits - before), v);
+  return text;
+}
+
+std::string ResultTable::Column::at(size_t row, int digits) const {
+  return is_text ? texts[row] : format_number(numbers[row], digits);
+}
+
+const ResultTable::Column* ResultTable::find(const std::string& column) const {
+  for (const Column& c : columns)
+    if (c.name == column) return &c;
+  return nullptr;
+}
+
+ResultTable ResultTable::read(const std::string& path) {
+  const h5::File file = h5::File::open_readonly(path);
+  if (!file.exists("/table/key") || !file.has_attribute("/", "name"))
+    throw DataError(path + ": not a result file of fp4lab");
+  ResultTable t;
+  t.name = file.attribute_text("/", "name");
+  for (const std::string& name : file.children("/table")) {
+    const std::string at = "/table/" + name;
+    Column c{name, file.attribute_text(at, "role"), file.attribute_text(at, "units"), file.is_text(at), {},
+             {}};
+    if (c.is_text)
+      c.texts = file.read_strings(at);
+    else
+      c.numbers = file.read_doubles(at);
+    t.rows = c.is_text ? c.texts.size() : c.numbers.size();
+    t.columns.push_back(std::move(c));
+  }
+  return t;
+}
+
+namespace {
+
+using Column = ResultTable::Column;
+
+std::vector<std::string> names_of(const ResultTable& t, const std::set<std::string>& roles) {
+  std::vector<std::string> names;
+  for (const Column& c : t.columns)
+    if (roles.contains(c.role)) names.push_back(c.name);
+  return names;
+}
+
+const Column& need(const ResultTable& t, const std::string& name, const std::set<std::string>& roles,
+                   const char* what) {
+  const Column* c = t.find(name);
+  if (!c || !roles.contains(c->role))
+    throw ConfigError(t.name + ": " + unknown_name(what, name, names_of(t, roles)));
+  return *c;
+}
+
+/// The texts of some axes for one row of the file.
+std::vector<std::string> key_of(const std::vector<const Column*>& axes, size_t row) {
+  std::vector<std::string> key;
+  for (const Column* a : axes) key.push_back(a->at(row, 17));
+  return key;
+}
+
+/// One text per printed cell: the value, or "mean ± deviation" over the rows that fall on it.
+std::string value_text(const Column& c, const std::vector<size_t>& rows, int digits) {
+  if (c.is_text) return rows.empty() ? "" : c.texts[rows[0]];
+  std::vector<double> v;
+  for (size_t r : rows)
+    if (!std::isnan(c.numbers[r])) v.push_back(c.numbers[r]);
+  if (v.empty()) return "";
+  double mean = 0, squares = 0;
+  for (double x : v) mean += x / double(v.size());
+  if (v.size() == 1) return format_number(v[0], digits);
+  for (double x : v) squares += (x - mean) * (x - mean);
+  return format_number(mean, digits) + " ± " +
+         format_number(std::sqrt(squares / double(v.size() - 1)), std::min(digits, 2));
+}
+
+struct Grid {
+  std::vector<std::string> header;
+  std::vector<std::vector<std::string>> rows;
+  size_t labels = 0;  // leading columns that name the row
+};
+
+std::string escape(const std::string& text, const std::string& format) {
+  std::string out;
+  for (char c : text) {
+    if (format == "latex" && std::string("_%&#$").find(c) != std::string::npos) out += '\\';
+    if (format == "markdown" && c == '|') out += '\\';
+    if (format == "csv" && c == '"') out += '"';
+    out += c;
+  }
+  if (format == "csv" && out.find_first_of(",\"\n") != std::string::npos) return "\"" + out + "\"";
+  return out;
+}
+
+/// Width on a terminal: code points, not bytes.
+size_t width(const std::string& s) {
+  size_t n = 0;
+  for (char c : s) n += (static_cast<unsigned char>(c) & 0xc0) != 0x80;
+  return n;
+}
+
+std::string print(const Grid& g, const std::string& format) {
+  std::vector<std::vector<std::string>> lines = {g.header};
+  lines.insert(lines.end(), g.rows.begin(), g.rows.end());
+  for (auto& line : lines)
+    for (std::string& cell : line) cell = escape(cell, format);
+  std::vector<size_t> widths(g.header.size(), 3);
+  for (const auto& line : lines)
+    for (size_t i = 0; i < line.size(); ++i) widths[i] = std::max(widths[i], width(line[i]));
+  std::string out;
+  if (format == "latex") {
+    out += "\\begin{tabular}{" + std::string(g.labels, 'l') + std::string(g.header.size() - g.labels, 'r') +
+           "}\n\\toprule\n";
+  }
+  for (size_t l = 0; l < lines.size(); ++l) {
+    for (size_t i = 0; i < lines[l].size(); ++i) {
+      const std::string pad(widths[i] - width(lines[l][i]), ' ');
+      const std::string cell = i < g.labels ? lines[l][i] + pad : pad + lines[l][i];
+      if (format == "csv")
+        out += (i ? "," : "") + lines[l][i];
+      else if (format == "latex")
+        out += (i ? " & " : "") + cell;
+      else
+        out += (i ? " | " : "| ") + cell;
+    }
+    out += format == "csv" ? "\n" : format == "latex" ? " \\\\\n" : " |\n";
+    if (l == 0 && format == "latex") out += "\\midrule\n";
+    if (l == 0 && format == "markdown") {
+      for (size_t i = 0; i < widths.size(); ++i)
+        out += (i ? " | " : "| ") +
+               (i < g.labels ? std::string(widths[i], '-') : std::string(widths[i] - 1, '-') + ":");
+      out += " |\n";
+    }
+  }
+  if (format == "latex") out += "\\bottomrule\n\\end{tabular}\n";
+  return out;
+}
+
+}  // namespace
+
+std::string format_table(const ResultTable& t, const TableLayout& layout) {
+  static const std::vector<std::string> formats = {"markdown", "csv", "latex"};
+  if (std::find(formats.begin(), formats.end(), layout.format) == formats.end())
+    throw ConfigError("--format: " + unknown_name("format", layout.format, formats));
+  const int digits = layout.format == "csv" ? 17 : 5;
+  std::vector<const Column*> row_axes, col_axes, split_axes, values;
+  for (const std::string& n : layout.cols) col_axes.push_back(&need(t, n, {"axis"}, "axis"));
+  for (const std::string& n : layout.rows) row_axes.push_back(&need(t, n, {"axis"}, "axis"));
+  for (const std::string& n : layout.values)
+    values.push_back(&need(t, n, {"metric", "text", "cell"}, "value"));
+  if (values.empty()) throw ConfigError("which values? " + t.name + " has " + join(names_of(t, {"metric"})));
+  for (const Column& c : t.columns) {
+    const bool named = std::find(col_axes.begin(), col_axes.end(), &c) != col_axes.end() ||
+                       std::find(row_axes.begin(), row_axes.end(), &c) != row_axes.end();
+    if (c.role != "axis" || named || c.name == "seed") continue;
+    (layout.rows.empty() ? row_axes : split_axes).push_back(&c);
+  }
+
+  // Sections, rows and columns in the order of the cells.
+  using Key = std::vector<std::string>;
+  std::vector<Key> sections, cols;
+  std::map<Key, std::vector<Key>> rows;
+  std::map<Key, std::vector<size_t>> found;  // section + row + col -> rows of the file
+  auto add = [](std::vector<Key>& list, const Key& k) {
+    if (std::find(list.begin(), list.end(), k) == list.end()) list.push_back(k);
+  };
+  for (size_t r = 0; r < t.rows; ++r) {
+    bool wanted = true;
+    for (const auto& [axis, value] : layout.where)
+      wanted = wanted && need(t, axis, {"axis", "text", "cell"}, "axis").at(r, 17) == value;
+    if (!wanted) continue;
+    const Key section = key_of(split_axes, r), row = key_of(row_axes, r), col = key_of(col_axes, r);
+    add(sections, section), add(rows[section], row), add(cols, col);
+    Key all = section;
+    all.insert(all.end(), row.begin(), row.end());
+    all.insert(all.end(), col.begin(), col.end());
+    found[all].push_back(r);
+  }
+  if (sections.empty()) throw ConfigError(t.name + ": no cell is left by --where");
+
+  std::string out;
+  for (const Key& section : sections) {
+    Grid g;
+    g.labels = row_axes.size();
+    for (const Column* a : row_axes) g.header.push_back(a->name);
+    for (const Key& col : cols)
+      for (const Column* v : values) {
+        std::string head = join(col, ", ");
+        if (col.empty() || values.size() > 1) head += (head.empty() ? "" : " ") + v->name;
+        if (v->units != "1" && !v->units.empty() && v->role == "metric" &&
+            v->name.find(v->units) == std::string::npos && v->units != "bits")
+          head += " [" + v->units + "]";
+        g.header.push_back(head);
+      }
+    for (const Key& row : rows[section]) {
+      std::vector<std::string> line = row;
+      for (const Key& col : cols) {
+        Key all = section;
+        all.insert(all.end(), row.begin(), row.end());
+        all.insert(all.end(), col.begin(), col.end());
+        for (const Column* v : values)
+          line.push_back(found.contains(all) ? value_text(*v, found[all], digits) : "");
+      }
+      g.rows.push_back(std::move(line));
+    }
+    if (sections.size() > 1 || !section.empty()) {
+      std::string heading;
+      for (size_t i = 0; i < section.size(); ++i)
+        heading += (i ? ", " : "") + split_axes[i]->name + " = " + section[i];
+      out += (out.empty() ? "" : "\n") +
+             std::string(layout.format == "latex" ? "% "
+                         : layout.format == "csv" ? "# "
+                                                  : "**") +
+             heading + (layout.format == "markdown" ? "**\n\n" : "\n");
+    }
+    out += print(g, layout.format);
+  }
+  return out;
+}
+
+}  // namespace fp4lab

@@ -1,0 +1,269 @@
+#include "experiments/runner.h"
+
+#include <omp.h>
+#include <signal.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <chrono>
+#include <cstring>
+#include <optional>
+#include <set>
+#include <sstream>
+#include <thread>
+
+#include "core/progress.h"
+#include "experiments/provenance.h"
+
+namespace fp4lab {
+
+namespace {
+
+double now() {
+  return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count();
+}
+
+/// Free memory in bytes, by the kernel's own estimate; 0 when unknown.
+double free_memory() {
+  std::FILE* f = std::fopen("/proc/meminfo", "r");
+  if (!f) return 0;
+  char line[256];
+  double kilobytes = 0;
+  while (std::fgets(line, sizeof line, f))
+    if (std::sscanf(line, "MemAvailable: %lf kB", &kilobytes) == 1) break;
+  std::fclose(f);
+  return kilobytes * 1024;
+}
+
+std::vector<StoredCell> stored_cells(const Sweep& sweep) {
+  std::vector<StoredCell> cells;
+  for (const Cell& c : sweep.cells) cells.push_back(c.stored);
+  return cells;
+}
+
+SweepHeader header_of(const Sweep& sweep) {
+  return {sweep.name, sweep.written, sweep.resolved, utc_now(), version_text(), git_commit(), git_dirty()};
+}
+
+/// What the workers tell the one that shows progress.
+struct Listener {
+  virtual ~Listener() = default;
+  virtual void started(size_t cell) = 0;
+  virtual void finished(size_t cell, double seconds, bool ok, const std::string& message) = 0;
+};
+
+enum class Outcome { computed, failed, busy, already, interrupted };
+
+/// Claims one cell and computes it, unless another process has it or has had it.
+Outcome attempt(Store& store, Cell& cell, size_t index, bool retry_failed, const Provenance& who,
+                Listener& listener) {
+  const std::unique_ptr<Store::Claim> claim = store.try_claim(cell.stored.key);
+  if (!claim) return Outcome::busy;
+  const CellState state = store.state(cell.stored.key);  // another process may have finished it just now
+  if (state == CellState::done || (state == CellState::failed && !retry_failed)) return Outcome::already;
+  listener.started(index);
+  const double start = now();
+  std::string error;
+  std::optional<Record> record;
+  try {
+    const double needed = cell.task->estimate().bytes, available = free_memory();
+    if (available > 0 && needed > available)
+      throw DataError(
+          str("needs about ", int64_t(needed / 1e6), " MB and ", int64_t(available / 1e6), " MB are free"));
+    record = cell.task->run();
+  } catch (const Interrupted&) {
+    return Outcome::interrupted;
+  } catch (const Error& e) {
+    error = e.what();
+  } catch (const std::bad_alloc&) {
+    error = "out of memory";
+  }
+  // A store that cannot be written is not this cell's fault: its DataError ends the run.
+  const double seconds = now() - start;
+  if (record)
+    store.put(cell.stored, *record, seconds, who);
+  else
+    store.put_error(cell.stored, error, seconds, who);
+  listener.finished(index, seconds, record.has_value(), error);
+  return record ? Outcome::computed : Outcome::failed;
+}
+
+/// One worker: goes through its cells until all of them are in the store. Returns when interrupted.
+void work(Store& store, Sweep& sweep, const std::vector<size_t>& mine, const Provenance& who,
+          Listener& listener) {
+  std::vector<size_t> open = mine;
+  bool first_round = true;
+  while (!open.empty() && !interrupt_requested()) {
+    std::vector<size_t> busy;
+    for (size_t i : open) {
+      if (interrupt_requested()) return;
+      // Failed cells of earlier runs are tried again, those that failed in this run are not.
+      const Outcome o = attempt(store, sweep.cells[i], i, first_round, who, listener);
+      if (o == Outcome::busy) busy.push_back(i);
+      if (o == Outcome::interrupted) return;
+    }
+    open = std::move(busy);
+    first_round = false;
+    if (!open.empty()) std::this_thread::sleep_for(std::chrono::milliseconds(200));
+  }
+}
+
+struct ProgressListener : Listener {
+  Progress& progress;
+  const Sweep& sweep;
+  RunSummary& summary;
+  ProgressListener(Progress& p, const Sweep& s, RunSummary& r) : progress(p), sweep(s), summary(r) {}
+  void started(size_t cell) override { progress.cell_started(sweep.cells[cell].name); }
+  void finished(size_t cell, double seconds, bool ok, const std::string& message) override {
+    ++summary.computed;
+    progress.cell_done(sweep.cells[cell].name + (ok ? "" : ": " + message), seconds, ok);
+  }
+};
+
+/// A worker in a process of its own tells its parent through a pipe, one line per event.
+struct PipeListener : Listener {
+  int fd;
+  explicit PipeListener(int f) : fd(f) {}
+  void say(std::string line) {
+    for (char& c : line)
+      if (c == '\n') c = ' ';
+    line = line.substr(0, 2000) + "\n";  // below PIPE_BUF: lines of several workers do not mix
+    if (::write(fd, line.data(), line.size()) < 0) return;
+  }
+  void started(size_t cell) override { say(str("started ", cell)); }
+  void finished(size_t cell, double seconds, bool ok, const std::string& message) override {
+    say(str(ok ? "done " : "failed ", cell, " ", seconds, " ", message));
+  }
+};
+
+[[noreturn]] void child(int fd, Sweep& sweep, const RunOptions& options, const std::vector<size_t>& mine,
+                        int threads) {
+  int code = kExitOk;
+  PipeListener listener(fd);
+  try {
+    omp_set_num_threads(threads);
+    Store store(options.results, sweep.name);
+    work(store, sweep, mine, provenance(threads), listener);
+  } catch (const std::exception& e) {
+    listener.say(str("broken ", e.what()));
+    code = kExitFault;
+  }
+  ::_exit(code);
+}
+
+/// N workers share the cells through the store's claims; this process only listens.
+void run_jobs(Sweep& sweep, const RunOptions& options, const std::vector<size_t>& mine, int threads,
+              Listener& listener) {
+  int ends[2];
+  if (::pipe(ends) != 0) throw DataError(str("cannot make a pipe: ", std::strerror(errno)));
+  std::vector<pid_t> workers;
+  for (int j = 0; j < options.jobs; ++j) {
+    const pid_t pid = ::fork();
+    if (pid == 0) {
+      ::close(ends[0]);
+      child(ends[1], sweep, options, mine, std::max(1, threads / options.jobs));
+    }
+    if (pid < 0) break;
+    workers.push_back(pid);
+  }
+  ::close(ends[1]);
+  std::string pending, broken;
+  char buffer[4096];
+  for (;;) {
+    const ssize_t n = ::read(ends[0], buffer, sizeof buffer);
+    if (n < 0 && errno == EINTR) continue;
+    if (n <= 0) break;
+    pending.append(buffer, size_t(n));
+    for (size_t end; (end = pending.find('\n')) != std::string::npos; pending.erase(0, end + 1)) {
+      std::istringstream line(pending.substr(0, end));
+      std::string event, message;
+      size_t cell = 0;
+      double seconds = 0;
+      line >> event;
+      if (event == "broken") {
+        std::getline(line >> std::ws, broken);
+      } else if (line >> cell; event == "started") {
+        listener.started(cell);
+      } else {
+        line >> seconds;
+        std::getline(line >> std::ws, message);
+        listener.finished(cell, seconds, event == "done", message);
+      }
+    }
+  }
+  ::close(ends[0]);
+  for (const pid_t pid : workers) {
+    int status = 0;
+    while (::waitpid(pid, &status, 0) < 0 && errno == EINTR) {
+    }
+    if (WIFSIGNALED(status) && !interrupt_requested())
+      broken = str("a worker was killed by signal ", WTERMSIG(status));
+  }
+  if (!broken.empty())
+    throw DataError(broken + "; finished cells are safe, the same command goes on with the rest");
+  if (workers.empty()) throw DataError("cannot start a worker process");
+}
+
+void finish(Store& store, const Sweep& sweep, RunSummary& summary) {
+  const Store::Summary s = store.consolidate(header_of(sweep), stored_cells(sweep));
+  summary.failed = s.failed;
+  summary.missing = s.cells - s.done - s.failed;
+  summary.file = store.file();
+}
+
+extern "C" void on_interrupt(int signal) {
+  request_interrupt();
+  ::signal(signal, SIG_DFL);  // the second one is final
+}
+
+}  // namespace
+
+void install_interrupt_handler() {
+  struct sigaction action {};
+  action.sa_handler = on_interrupt;
+  sigaction(SIGINT, &action, nullptr);
+  sigaction(SIGTERM, &action, nullptr);
+}
+
+RunSummary run_sweep(Sweep& sweep, const RunOptions& options) {
+  Store store(options.results, sweep.name);
+  RunSummary summary;
+  summary.cells = int64_t(sweep.cells.size());
+  std::vector<size_t> mine;
+  std::set<std::string> keys;  // cells that differ only in their labels are computed once
+  for (size_t i = 0; i < sweep.cells.size(); ++i) {
+    if (int64_t(i) % options.shards != options.shard) continue;
+    const std::string& key = sweep.cells[i].stored.key;
+    if (options.fresh) store.erase(key);
+    if (store.state(key) == CellState::done)
+      ++summary.skipped;
+    else if (keys.insert(key).second)
+      mine.push_back(i);
+  }
+  const int threads = options.threads > 0 ? options.threads : omp_get_num_procs();
+  {
+    Progress progress(int64_t(mine.size()) + summary.skipped, stderr);
+    if (!options.quiet) progress.start(summary.skipped);
+    ProgressListener listener(progress, sweep, summary);
+    if (options.jobs > 1 && mine.size() > 1) {
+      run_jobs(sweep, options, mine, threads, listener);
+    } else {
+      omp_set_num_threads(threads);
+      work(store, sweep, mine, provenance(threads), listener);
+    }
+    progress.finish();
+  }
+  summary.interrupted = interrupt_requested();
+  finish(store, sweep, summary);
+  return summary;
+}
+
+RunSummary merge_sweep(const Sweep& sweep, const std::string& results) {
+  Store store(results, sweep.name);
+  RunSummary summary;
+  summary.cells = int64_t(sweep.cells.size());
+  finish(store, sweep, summary);
+  return summary;
+}
+
+}  // namespace fp4lab

@@ -1,0 +1,77 @@
+// The JSON Schema of sweep files: the keys that the factories declare, put together.
+#include <nlohmann/json.hpp>
+
+#include "core/schema.h"
+#include "experiments/sweep.h"
+#include "formats/registry.h"
+#include "methods/method.h"
+
+namespace fp4lab {
+
+namespace {
+/// A name, or an object with these keys.
+Json name_or_object(const std::vector<std::string>& names, Json object) {
+  return {{"anyOf", Json::array({Json{{"enum", names}}, std::move(object)})}};
+}
+}  // namespace
+
+std::string sweep_schema() {
+  Json format = schema_of(declared_keys(declare_format));
+  format["required"] = Json::array();
+  format["properties"]["base"]["enum"] = format_names();
+  format["properties"]["base"].erase("default");
+  for (const char* key : {"element", "scale"}) format["properties"][key].erase("default");
+  format["properties"]["group_size"] = {
+      {"anyOf",
+       Json::array({Json{{"type", "integer"}, {"minimum", 2}, {"maximum", 4096}}, Json{{"const", "row"}}})}};
+  const Json rule = name_or_object(scale_rule_names(), schema_of(declared_keys(declare_rule)));
+  format["properties"]["rule"] = {{"$ref", "#/$defs/rule"}};
+  const Json tensor_scale = {{"anyOf", Json::array({Json{{"enum", {"none", "dynamic", "per_token"}}},
+                                                    Json{{"type", "object"}, {"required", {"static"}}}})}};
+  format["properties"]["tensor_scale"] = tensor_scale;
+
+  Json sources = Json::array();
+  for (const SourceKind& kind : source_kinds()) {
+    Json source = schema_of(declared_keys([&](Params& p) { kind.make(p, SourceContext{"", 0, {}}); }));
+    source["title"] = kind.description;
+    sources.push_back(std::move(source));
+  }
+  Json properties = Json::object();
+  for (const TaskKind& task : task_kinds()) {
+    SourceCache cache;
+    const Json keys = schema_of(declared_keys([&](Params& p) { task.make(p, TaskContext{"", {}, &cache}); }));
+    properties.update(keys["properties"]);
+  }
+  std::vector<std::string> tasks, metrics;
+  for (const TaskKind& task : task_kinds()) {
+    tasks.emplace_back(task.name);
+    const std::vector<std::string> own = task.metrics();
+    metrics.insert(metrics.end(), own.begin(), own.end());
+  }
+  properties["source"] = {{"anyOf", sources}};
+  properties["format"] = {{"$ref", "#/$defs/format"}};
+  properties["method"] = name_or_object(method_names(), schema_of(declared_keys(declare_method)));
+  properties["name"] = {{"type", "string"}, {"description", "names the result file: results/<name>.h5"}};
+  properties["description"] = {{"type", "string"}};
+  properties["task"] = {{"enum", tasks}};
+  properties["metrics"] = {{"type", "array"}, {"items", {{"enum", metrics}}}};
+  properties["axes"] = {
+      {"type", "object"},
+      {"description", "{key path: [values]}: the cells are all combinations, in the order written"},
+      {"additionalProperties", {{"type", "array"}, {"minItems", 1}}},
+      {"properties", {{"format", {{"type", "array"}, {"items", {{"$ref", "#/$defs/format"}}}}}}}};
+  properties["exclude"] = {{"type", "array"}, {"items", {{"type", "object"}, {"minProperties", 1}}}};
+  const Json sweep = {{"type", "object"},
+                      {"properties", properties},
+                      {"required", {"name", "task"}},
+                      {"additionalProperties", false}};
+  return Json{
+      {"$schema", "https://json-schema.org/draft/2020-12/schema"},
+      {"title", "fp4lab sweep"},
+      {"$defs", {{"sweep", sweep}, {"format", name_or_object(format_names(), format)}, {"rule", rule}}},
+      {"anyOf", Json::array({Json{{"$ref", "#/$defs/sweep"}},
+                             Json{{"type", "array"}, {"items", {{"$ref", "#/$defs/sweep"}}}}})}}
+      .dump(2);
+}
+
+}  // namespace fp4lab

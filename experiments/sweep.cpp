@@ -1,0 +1,330 @@
+#include "experiments/sweep.h"
+
+#include <algorithm>
+#include <filesystem>
+#include <nlohmann/json.hpp>
+#include <set>
+
+#include "core/hash.h"
+#include "core/io/files.h"
+#include "core/text.h"
+#include "experiments/content_hash.h"
+
+namespace fp4lab {
+
+namespace {
+
+constexpr int64_t kMaxCells = 1000000;
+
+std::vector<std::string> split_path(const std::string& path) {
+  std::vector<std::string> parts(1);
+  for (char c : path) {
+    if (c == '.')
+      parts.emplace_back();
+    else
+      parts.back() += c;
+  }
+  return parts;
+}
+
+/// Puts a value at a dotted key path, making objects on the way. False when something there is not an object.
+bool put_at(Json& root, const std::string& path, const Json& value) {
+  Json* at = &root;
+  const std::vector<std::string> parts = split_path(path);
+  for (size_t i = 0; i + 1 < parts.size(); ++i) {
+    Json& next = (*at)[parts[i]];
+    if (next.is_null()) next = Json::object();
+    if (!next.is_object()) return false;
+    at = &next;
+  }
+  (*at)[parts.back()] = value;
+  return true;
+}
+
+/// Whether a dotted key path stands in the sweep. An axis' name may itself hold dots:
+/// "axes.calibration.windows".
+bool has_path(const Json& root, const std::string& path) {
+  const Json* at = &root;
+  const std::vector<std::string> parts = split_path(path);
+  for (size_t i = 0; i < parts.size(); ++i) {
+    if (!at->is_object() || !at->contains(parts[i])) return false;
+    at = &(*at)[parts[i]];
+  }
+  return true;
+}
+
+std::string pointer_of(const std::string& path) {
+  std::string pointer;
+  for (const std::string& part : split_path(path)) pointer = Place{"", pointer, nullptr}.child(part).pointer;
+  return pointer;
+}
+
+struct Axis {
+  std::string path;
+  std::vector<Json> values;
+  std::vector<AxisValue> shown;
+};
+
+AxisValue show(const std::string& axis, const Json& value) {
+  AxisValue v{axis, "", {}};
+  if (value.is_string()) {
+    v.text = value.get<std::string>();
+  } else if (value.is_number()) {
+    v.number = value.get<double>(), v.text = value.dump();
+  } else if (value.is_object() && value.contains("label") && value["label"].is_string()) {
+    v.text = value["label"].get<std::string>();
+  } else {
+    v.text = value.dump();
+  }
+  return v;
+}
+
+std::vector<Axis> read_axes(const Json& object, const Place& place,
+                            const nlohmann::ordered_json& written_order) {
+  std::vector<Axis> axes;
+  if (object.is_null()) return axes;
+  if (!object.is_object())
+    throw ConfigError(place.text() + ": expected an object of axes, found " + describe(object));
+  // nlohmann::json sorts keys; cells are multiplied in the order written.
+  std::vector<std::string> order;
+  for (const auto& [key, value] : written_order.items()) order.push_back(key);
+  for (const auto& [key, value] : object.items())
+    if (std::find(order.begin(), order.end(), key) == order.end()) order.push_back(key);
+  for (const std::string& key : order) {
+    if (!object.contains(key)) continue;
+    const Json& values = object[key];
+    const Place at = place.child(key);
+    if (!values.is_array())
+      throw ConfigError(at.text() + ": expected a list of values, found " + describe(values));
+    if (values.empty())
+      throw ConfigError(at.text() + ": the axis has no values; a sweep over nothing has no cells");
+    Axis axis{key, {}, {}};
+    std::set<std::string> seen;
+    for (size_t i = 0; i < values.size(); ++i) {
+      axis.values.push_back(values[i]);
+      axis.shown.push_back(show(key, values[i]));
+      if (!seen.insert(axis.shown.back().text).second)
+        throw ConfigError(at.child(i).text() + ": \"" + axis.shown.back().text +
+                          "\" stands twice in this axis; give one a \"label\"");
+    }
+    axes.push_back(std::move(axis));
+  }
+  return axes;
+}
+
+/// One entry of `exclude`: the cells it takes out are those that agree with all of its axes.
+struct Exclude {
+  std::vector<std::pair<size_t, std::set<std::string>>> wanted;  // axis index, texts
+  bool used = false;
+};
+
+std::vector<Exclude> read_excludes(const Json& list, const Place& place, const std::vector<Axis>& axes) {
+  std::vector<Exclude> excludes;
+  if (list.is_null()) return excludes;
+  if (!list.is_array())
+    throw ConfigError(place.text() + ": expected a list of {axis: value}, found " + describe(list));
+  std::vector<std::string> known;
+  for (const Axis& a : axes) known.push_back(a.path);
+  for (size_t i = 0; i < list.size(); ++i) {
+    const Place at = place.child(i);
+    if (!list[i].is_object() || list[i].empty())
+      throw ConfigError(at.text() + ": expected an object {axis: value}, found " + describe(list[i]));
+    Exclude e;
+    for (const auto& [key, value] : list[i].items()) {
+      const auto axis = std::find(known.begin(), known.end(), key);
+      if (axis == known.end()) throw ConfigError(at.text() + ": " + unknown_name("axis", key, known));
+      std::set<std::string> texts;
+      if (value.is_array())
+        for (const Json& v : value) texts.insert(show(key, v).text);
+      else
+        texts.insert(show(key, value).text);
+      e.wanted.emplace_back(size_t(axis - known.begin()), std::move(texts));
+    }
+    excludes.push_back(std::move(e));
+  }
+  return excludes;
+}
+
+const TaskKind& find_task(const std::string& name, const Params& p) {
+  std::vector<std::string> known;
+  for (const TaskKind& t : task_kinds()) known.emplace_back(t.name);
+  for (const TaskKind& t : task_kinds())
+    if (t.name == name) return t;
+  p.fail("task", unknown_name("task", name, known));
+}
+
+void check_name(const Params& p, const std::string& name) {
+  const bool plain =
+      !name.empty() && name.size() <= 100 && name[0] != '.' &&
+      name.find_first_not_of("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789._-+") ==
+          std::string::npos;
+  if (!plain)
+    p.fail("name", "a sweep's name is a file name: letters, digits and . _ - +, not starting with a dot");
+}
+
+/// The keys that belong to the sweep itself; everything else in the object belongs to its cells.
+struct SweepKeys {
+  std::string name, description, task;
+  const Json* axes;
+  const Json* exclude;
+  std::vector<std::string> metrics;
+};
+SweepKeys read_sweep_keys(Params& p) {
+  SweepKeys k;
+  k.name = p.text("name", {"names the result file: results/<name>.h5"});
+  k.description = p.text("description", "", {"what is asked, for people"});
+  k.task = p.text("task", {"what a cell does (fp4lab list tasks)"});
+  k.axes = &p.raw("axes", {"{key path: [values]}: the cells are all combinations, in the order written"});
+  k.exclude = &p.raw("exclude", {"list of {axis: value or values}: combinations left out"});
+  k.metrics = p.texts("metrics", {"default"}, {"columns that its table shows"});
+  return k;
+}
+const std::set<std::string> kSweepKeys = {"name", "description", "task", "axes", "exclude", "metrics"};
+
+std::string compact_resolved(const SweepKeys& keys, const std::vector<Cell>& cells) {
+  Json list = Json::array();
+  for (const Cell& c : cells) list.push_back(Json::parse(c.stored.resolved));
+  return Json{{"name", keys.name}, {"task", keys.task}, {"cells", std::move(list)}}.dump(1);
+}
+
+Sweep resolve(const Json& object, const nlohmann::ordered_json& ordered, const Place& place,
+              const std::string& text, TaskContext& context) {
+  Params p(object, place, "a sweep");
+  const SweepKeys keys = read_sweep_keys(p);
+  check_name(p, keys.name);
+  const TaskKind& task = find_task(keys.task, p);
+  const auto ordered_axes =
+      ordered.is_object() && ordered.contains("axes") ? ordered["axes"] : nlohmann::ordered_json::object();
+  const std::vector<Axis> axes = read_axes(*keys.axes, place.child("axes"), ordered_axes);
+  std::vector<Exclude> excludes = read_excludes(*keys.exclude, place.child("exclude"), axes);
+
+  Sweep sweep{keys.name, keys.description, keys.task, text, "", {}, keys.metrics, {}};
+  if (sweep.metrics == std::vector<std::string>{"default"}) sweep.metrics = task.default_columns;
+  const std::vector<std::string> known_metrics = task.metrics();
+  for (const std::string& m : sweep.metrics)
+    if (std::find(known_metrics.begin(), known_metrics.end(), m) == known_metrics.end())
+      p.fail("metrics", unknown_name("metric", m, known_metrics));
+
+  int64_t combinations = 1;
+  for (const Axis& a : axes) {
+    sweep.axes.push_back(a.path);
+    if (split_path(a.path).front().empty() || kSweepKeys.contains(split_path(a.path).front()))
+      throw ConfigError(place.child("axes").text() + ": \"" + a.path + "\" is not a key of the task's cells");
+    combinations *= int64_t(a.values.size());
+    if (combinations > kMaxCells) p.fail("axes", str("more than ", kMaxCells, " cells"));
+  }
+  Json base = Json::object();
+  for (const auto& [key, value] : object.items())
+    if (!kSweepKeys.contains(key)) base[key] = value;
+
+  for (int64_t n = 0; n < combinations; ++n) {
+    std::vector<size_t> pick(axes.size());
+    int64_t rest = n;
+    for (size_t a = axes.size(); a-- > 0;) {
+      pick[a] = size_t(rest % int64_t(axes[a].values.size()));
+      rest /= int64_t(axes[a].values.size());
+    }
+    bool excluded = false;
+    for (Exclude& e : excludes)
+      if (std::all_of(e.wanted.begin(), e.wanted.end(), [&](const auto& w) {
+            return w.second.contains(axes[w.first].shown[pick[w.first]].text);
+          }))
+        excluded = e.used = true;
+    if (excluded) continue;
+
+    Cell cell;
+    Json json = base;
+    auto moved = std::make_shared<std::map<std::string, std::string>>();
+    for (size_t a = 0; a < axes.size(); ++a) {
+      const Place from = place.child("axes").child(axes[a].path);
+      if (!put_at(json, axes[a].path, axes[a].values[pick[a]]))
+        throw ConfigError(from.text() + ": \"" + axes[a].path +
+                          "\" leads through something that is not an object");
+      (*moved)[place.pointer + pointer_of(axes[a].path)] = from.child(pick[a]).pointer;
+      cell.stored.axes.push_back(axes[a].shown[pick[a]]);
+      cell.name += (cell.name.empty() ? "" : ", ") + axes[a].shown[pick[a]].text;
+    }
+    if (cell.name.empty()) cell.name = keys.name;
+    Params cell_params(json, {place.file, place.pointer, moved}, "task " + keys.task);
+    cell.task = task.make(cell_params, context);
+    Json resolved = cell_params.resolved();
+    resolved["task"] = keys.task;
+    resolved["numerics"] = kNumericsVersion;
+    cell.stored.resolved = resolved.dump();
+    cell.stored.key = sha256_hex(cell.stored.resolved);
+    sweep.cells.push_back(std::move(cell));
+  }
+  for (size_t i = 0; i < excludes.size(); ++i)
+    if (!excludes[i].used)
+      throw ConfigError(place.child("exclude").child(i).text() + ": matches no combination of the axes");
+  if (sweep.cells.empty()) p.fail("exclude", "every combination of the axes is excluded; no cell is left");
+  sweep.resolved = compact_resolved(keys, sweep.cells);
+  return sweep;
+}
+
+/// A setting's value is JSON; what is not JSON is text ("--set format=mxfp4").
+Json setting_value(const std::string& text) {
+  try {
+    return parse_json(text, "--set");
+  } catch (const ConfigError&) {
+    return text;
+  }
+}
+
+}  // namespace
+
+Setting parse_setting(const std::string& text) {
+  const size_t equals = text.find('=');
+  if (equals == std::string::npos || equals == 0)
+    throw ConfigError("--set " + text + ": expected key.path=value, as in --set axes.seed=[1,2]");
+  return {text.substr(0, equals), text.substr(equals + 1)};
+}
+
+std::vector<Sweep> load_sweeps(const std::string& path, const std::vector<Setting>& settings,
+                               const std::string& hash_cache) {
+  Json file = parse_json_file(path);
+  const std::string text = read_file(path);
+  // The same text again, for the order of its axes; parse_json has already vouched for it.
+  nlohmann::ordered_json ordered = nlohmann::ordered_json::parse(text, nullptr, true, true);
+  const bool is_list = file.is_array();
+  if (is_list && file.empty()) throw ConfigError(path + ": an empty list of sweeps");
+  const size_t count = is_list ? file.size() : 1;
+
+  for (const auto& [key, value] : settings) {
+    bool taken = false;
+    for (size_t i = 0; i < count; ++i) {
+      Json& sweep = is_list ? file[i] : file;
+      // An axis' path may hold dots of its own: what follows "axes." is one key.
+      const bool axis = key.starts_with("axes.");
+      if (!sweep.is_object()) continue;
+      if (is_list && !(axis ? sweep.contains("axes") && sweep["axes"].is_object() &&
+                                  sweep["axes"].contains(key.substr(5))
+                            : has_path(sweep, key)))
+        continue;
+      if (axis)
+        sweep["axes"][key.substr(5)] = setting_value(value);
+      else if (!put_at(sweep, key, setting_value(value)))
+        throw ConfigError("--set " + key + ": leads through something that is not an object");
+      taken = true;
+    }
+    if (!taken) throw ConfigError("--set " + key + ": no sweep of " + path + " has this key");
+  }
+
+  ContentHashes hashes(hash_cache);
+  SourceCache sources;
+  TaskContext context{std::filesystem::path(path).parent_path().string(),
+                      [&](const std::string& p) { return hashes.of(p); }, &sources};
+  std::vector<Sweep> sweeps;
+  for (size_t i = 0; i < count; ++i) {
+    const Place place{path, is_list ? "/" + std::to_string(i) : "", nullptr};
+    Sweep sweep = resolve(is_list ? file[i] : file, is_list ? ordered[i] : ordered, place, text, context);
+    for (const Sweep& other : sweeps)
+      if (other.name == sweep.name)
+        throw ConfigError(place.text() + ": two sweeps of this list are named \"" + sweep.name + "\"");
+    sweeps.push_back(std::move(sweep));
+  }
+  hashes.save();
+  return sweeps;
+}
+
+}  // namespace fp4lab

@@ -1,0 +1,46 @@
+// experiments/sweep.h - a sweep file, from text to cells: parse, then resolve. Nothing runs here.
+#pragma once
+#include <memory>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "experiments/store.h"
+#include "experiments/task.h"
+
+namespace fp4lab {
+
+/// Raised by a commit that changes numbers; part of every key, so that old cells are not taken for new ones.
+inline constexpr int kNumericsVersion = 1;
+
+struct Cell {
+  StoredCell stored;  // key, resolved JSON, axis values
+  std::string name;   // "mxfp4, rtn": its axis values
+  std::unique_ptr<CellTask> task;
+};
+
+struct Sweep {
+  std::string name, description;
+  std::string task;
+  std::string written;               // the file's text
+  std::string resolved;              // name, task and the resolved form of every cell, as JSON
+  std::vector<std::string> axes;     // in the order written
+  std::vector<std::string> metrics;  // columns its tables show
+  std::vector<Cell> cells;
+};
+
+/// "key.path" and the JSON value (or plain text) to put there.
+using Setting = std::pair<std::string, std::string>;
+/// Splits "axes.seed=[1,2]". ConfigError without '='.
+Setting parse_setting(const std::string& text);
+
+/// Reads a sweep file (one sweep, or a list), applies the settings, multiplies the axes, and resolves every
+/// cell. In a list a setting changes the sweeps that have its key; a setting no sweep takes is an error.
+/// `hash_cache` is a file where content hashes are remembered ("" for none).
+std::vector<Sweep> load_sweeps(const std::string& path, const std::vector<Setting>& settings,
+                               const std::string& hash_cache);
+
+/// The JSON Schema of sweep files, from the keys that the factories declare.
+std::string sweep_schema();
+
+}  // namespace fp4lab

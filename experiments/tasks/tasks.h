@@ -1,0 +1,9 @@
+// experiments/tasks/tasks.h - the rows of the task registry, one file each.
+#pragma once
+#include "experiments/task.h"
+
+namespace fp4lab {
+
+TaskKind tensor_error_task();
+
+}  // namespace fp4lab

@@ -1,0 +1,199 @@
+// The task `tensor_error`: quantize every tensor of a source in one format with one method, and say how far
+// the result is from the original. One cell is one format over all tensors: its scalars are the metrics of
+// all their groups and elements together, its arrays the same per tensor.
+#include <nlohmann/json.hpp>
+
+#include "analysis/tensor_errors.h"
+#include "core/hash.h"
+#include "core/text.h"
+#include "experiments/sources/file_source.h"
+#include "experiments/tasks/tasks.h"
+#include "formats/registry.h"
+#include "methods/method.h"
+
+namespace fp4lab {
+
+namespace {
+
+class TensorError : public CellTask {
+ public:
+  TensorError(Params& p, const TaskContext& context) {
+    const int64_t seed = p.integer("seed", 1, {"of synthetic tensors", 0, 0x1p53});
+    const Json& source = p.raw(
+        "source",
+        {"where the tensors come from: {\"checkpoint\": ...}, {\"file\": ...} or {\"synthetic\": ...}"});
+    const Json& format = p.raw("format", {"a named format, or an object"});
+    const Json& method = p.raw("method", {"a named method, or an object; default rtn"});
+    const Json& overrides = p.raw("overrides", {"list of {\"match\": pattern, \"format\": format}: other "
+                                                "formats for some tensors; the last match counts"});
+    outlier_share_ =
+        p.number("outlier_share", 0.001, {"share of the largest magnitudes that count as outliers", 1e-9, 1});
+    p.choice("device", "cpu", {"cpu"}, {"where it runs"});
+    const std::vector<std::string> keep =
+        p.texts("keep", {"metrics"}, {"\"codes\": store codes and scales with the metrics"});
+    if (p.is_declaring()) return;
+    p.done();
+    for (const std::string& k : keep) {
+      if (k != "codes" && k != "metrics")
+        p.fail("keep", unknown_name("thing to keep", k, std::vector<std::string>{"metrics", "codes"}));
+      keep_codes_ = keep_codes_ || k == "codes";
+    }
+    if (source.is_null()) p.fail("source", "missing key \"source\": where the tensors come from");
+    if (format.is_null()) p.fail("format", "missing key \"format\"");
+
+    const SourceCache::Opened opened = context.sources->open(
+        source, p.place("source"), {context.base_dir, uint64_t(seed), context.content_hash});
+    source_ = opened.source;
+    const FormatSpec base = parse_format(format, p.place("format")).spec;
+    if (!method.is_null()) method_ = parse_method(method, p.place("method")).spec;
+    formats_.assign(source_->tensors().size(), base);
+    p.set_resolved("overrides", read_overrides(overrides, p.place("overrides")));
+    for (size_t i = 0; i < formats_.size(); ++i) check_tensor(p, i);
+
+    p.set_resolved("source", *opened.resolved);
+    p.set_resolved("format", format_json(base));
+    p.set_resolved("method", method_json(method_));
+    p.set_resolved("keep", keep_codes_);
+    if (!opened.resolved->contains("synthetic")) p.drop_resolved("seed");  // nothing is drawn
+  }
+
+  Record run() override;
+
+  Estimate estimate() const override {
+    double elements = 0, largest = 0, per_element = 20e-9;  // metrics: about 50 M elements/s on one core
+    for (size_t i = 0; i < formats_.size(); ++i) {
+      const SourceTensor& t = source_->tensors()[i];
+      elements += double(t.rows) * double(t.cols);
+      largest = std::max(largest, double(t.rows) * double(t.cols));
+    }
+    if (method_.weight_scales.kind == WeightScales::mse_shrink) per_element += 300e-9;
+    if (method_.weight_scales.kind == WeightScales::alternate) per_element += 100e-9;
+    return {elements * per_element, largest * 6};
+  }
+
+ private:
+  Json read_overrides(const Json& list, const Place& place) {
+    Json resolved = Json::array();
+    if (list.is_null()) return resolved;
+    if (!list.is_array())
+      throw ConfigError(place.text() + ": expected a list of {\"match\", \"format\"}, found " +
+                        describe(list));
+    for (size_t k = 0; k < list.size(); ++k) {
+      Params p(list[k], place.child(k), "an override");
+      const std::string match = p.text("match", {"pattern of tensor names"});
+      const Json& value = p.raw("format", {"the format of these tensors"});
+      p.done();
+      const FormatSpec spec = parse_format(value, p.place("format")).spec;
+      bool any = false;
+      for (size_t i = 0; i < formats_.size(); ++i)
+        if (pattern_matches(match, source_->tensors()[i].name)) formats_[i] = spec, any = true;
+      if (!any) p.fail("match", "matches no tensor of the source");
+      resolved.push_back({{"match", match}, {"format", format_json(spec)}});
+    }
+    return resolved;
+  }
+
+  void check_tensor(const Params& p, size_t i) const {
+    const SourceTensor& t = source_->tensors()[i];
+    for (const std::string& problem : {weight_scales_problem(method_.weight_scales, formats_[i])})
+      if (!problem.empty()) p.fail("method", problem);
+    if (const std::string problem = shape_problem(formats_[i], t.cols); !problem.empty())
+      p.fail("format", str("tensor ", t.name, " is (", t.rows, ", ", t.cols, "): ", problem));
+  }
+
+  std::shared_ptr<const Source> source_;
+  std::vector<FormatSpec> formats_;  // of each tensor
+  MethodSpec method_;
+  double outlier_share_ = 0.001;
+  bool keep_codes_ = false;
+};
+
+void keep_bytes(Record& record, const std::string& tensor, const QuantizedMatrix& q) {
+  const int64_t code_bytes = q.format.code_bytes(q.cols()), groups = q.format.groups(q.cols());
+  record.bytes.push_back(
+      {"codes/" + tensor,
+       q.codes,
+       {q.rows(), code_bytes},
+       q.format.packed() ? "(rows, cols/2): element 2i in the low nibble" : "(rows, cols)"});
+  record.bytes.push_back({"scales/" + tensor,
+                          q.scales.bytes,
+                          {q.rows(), groups * q.format.scale.bytes},
+                          str("(rows, groups * ", q.format.scale.bytes, " bytes), ", q.format.scale.name)});
+  if (!q.scales.zero_points.empty())
+    record.bytes.push_back(
+        {"zero_points/" + tensor, q.scales.zero_points, {q.rows(), groups}, "(rows, groups)"});
+  if (!q.scales.factors.empty())
+    record.arrays.push_back({"factors/" + tensor,
+                             std::vector<double>(q.scales.factors.begin(), q.scales.factors.end()),
+                             {int64_t(q.scales.factors.size())},
+                             "(tensor scale; one per row if per_token; fitted: a, b)",
+                             {"1", "s = s_T * scale"}});
+}
+
+Record TensorError::run() {
+  Record record;
+  ErrorSums total;
+  const std::vector<ErrorMetric>& metrics = error_metrics();
+  std::vector<std::vector<double>> per_tensor(metrics.size());
+  std::vector<std::string> names;
+  std::vector<double> rows, cols;
+  Sha256 digest;
+  for (size_t i = 0; i < formats_.size(); ++i) {
+    check_interrupt();
+    const SourceTensor& t = source_->tensors()[i];
+    const Matrix x = source_->load(i);
+    const QuantizedMatrix q = quantize(formats_[i], x, method_.weight_scales);
+    const ErrorSums sums = measure_errors(x, q, outlier_share_);
+    for (size_t m = 0; m < metrics.size(); ++m) per_tensor[m].push_back(metrics[m].value(sums));
+    total += sums;
+    names.push_back(t.name), rows.push_back(double(t.rows)), cols.push_back(double(t.cols));
+    digest.update(t.name).update(q.digest());
+    if (keep_codes_) keep_bytes(record, t.name, q);
+  }
+  for (size_t m = 0; m < metrics.size(); ++m) {
+    const Meaning meaning{std::string(metrics[m].units), std::string(metrics[m].source_equation)};
+    record.scalars.push_back({std::string(metrics[m].name), metrics[m].value(total), meaning});
+    record.arrays.push_back({"per_tensor/" + std::string(metrics[m].name),
+                             std::move(per_tensor[m]),
+                             {int64_t(names.size())},
+                             "(tensors)",
+                             meaning});
+  }
+  record.scalars.push_back({"elements", double(total.elements), {"1", "number of elements"}});
+  record.scalars.push_back({"tensors", double(names.size()), {"1", "number of tensors"}});
+  record.texts.push_back({"digest", digest.hex()});
+  record.text_arrays.push_back({"per_tensor/name", std::move(names), "(tensors)"});
+  record.arrays.push_back(
+      {"per_tensor/rows", std::move(rows), {int64_t(formats_.size())}, "(tensors)", {"1", "rows"}});
+  record.arrays.push_back(
+      {"per_tensor/cols", std::move(cols), {int64_t(formats_.size())}, "(tensors)", {"1", "columns"}});
+  std::vector<double> histogram(total.scale_histogram.begin(), total.scale_histogram.end());
+  const int64_t bins = int64_t(histogram.size());
+  record.arrays.push_back({"scale_histogram",
+                           std::move(histogram),
+                           {bins},
+                           "(bins): bin b counts floor(log2 s) = b - 160",
+                           {"1", "groups by floor(log2 of the effective scale)"}});
+  return record;
+}
+
+std::vector<std::string> tensor_error_metrics() {
+  std::vector<std::string> names;
+  for (const ErrorMetric& m : error_metrics()) names.emplace_back(m.name);
+  names.insert(names.end(), {"elements", "tensors"});
+  return names;
+}
+
+}  // namespace
+
+TaskKind tensor_error_task() {
+  return {"tensor_error",
+          "how far quantized tensors are from the originals",
+          [](Params& p, const TaskContext& c) -> std::unique_ptr<CellTask> {
+            return std::make_unique<TensorError>(p, c);
+          },
+          &tensor_error_metrics,
+          {"bits_per_element", "mse_rel", "mse_top_rel", "qsnr_db", "dead_zone_share", "clipped_share"}};
+}
+
+}  // namespace fp4lab
