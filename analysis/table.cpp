@@ -40,7 +40,12 @@ ResultTable ResultTable::read(const std::string& path) {
     throw DataError(path + ": not a result file of fp4lab");
   ResultTable t;
   t.name = file.attribute_text("/", "name");
-  for (const std::string& name : file.children("/table")) {
+  std::vector<std::string> names = file.children("/table");
+  std::sort(names.begin(), names.end(), [&](const std::string& a, const std::string& b) {
+    return file.attribute_number("/table/" + a, "position") <
+           file.attribute_number("/table/" + b, "position");
+  });
+  for (const std::string& name : names) {
     const std::string at = "/table/" + name;
     Column c{name, file.attribute_text(at, "role"), file.attribute_text(at, "units"), file.is_text(at), {},
              {}};
