@@ -1,5 +1,6 @@
 // experiments/sources/source.h - where tensors come from: a checkpoint, a file, or a distribution.
-//   A source is opened at resolve: names and shapes are known then, data is loaded one tensor at a time when the cell runs.
+//   A source is opened at resolve: names and shapes are known then, data is loaded one tensor at a time when
+//   the cell runs.
 #pragma once
 #include <functional>
 #include <memory>
@@ -32,22 +33,23 @@ struct SourceContext {
   std::function<std::string(const std::string& path)> content_hash;
 };
 
-/// One kind of source: the key that selects it ("checkpoint", "file", "synthetic"), one line, and its factory. The factory
-/// reads the whole source object, calls done(), and leaves in `resolved()` what the tensors depend on: paths are replaced
-/// by content hashes.
+/// One kind of source: the key that selects it ("checkpoint", "file", "synthetic"), one line, and its
+/// factory. The factory reads the whole source object, calls done(), and leaves in `resolved()` what the
+/// tensors depend on: paths are replaced by content hashes.
 struct SourceKind {
   std::string_view key, description;
   std::unique_ptr<Source> (*make)(Params& p, const SourceContext& context);
 };
 const std::vector<SourceKind>& source_kinds();
 
-/// Opens the source that `object` describes. ConfigError when no kind's key, or more than one, is present; DataError for
-/// missing or broken files; patterns that match nothing are ConfigErrors listing some tensor names. `resolved` receives the
-/// canonical form.
-std::unique_ptr<Source> open_source(const Json& object, const Place& place, const SourceContext& context, Json& resolved);
+/// Opens the source that `object` describes. ConfigError when no kind's key, or more than one, is present;
+/// DataError for missing or broken files; patterns that match nothing are ConfigErrors listing some tensor
+/// names. `resolved` receives the canonical form.
+std::unique_ptr<Source> open_source(const Json& object, const Place& place, const SourceContext& context,
+                                    Json& resolved);
 
-/// `path` against `base_dir`, after `${VAR}` is replaced from the environment (FP4LAB_DATA defaults to "../shared/data" seen
-/// from the source tree). ConfigError for a variable that is not set.
+/// `path` against `base_dir`, after `${VAR}` is replaced from the environment (FP4LAB_DATA defaults to
+/// "../shared/data" seen from the source tree). ConfigError for a variable that is not set.
 std::string expand_path(const std::string& path, const std::string& base_dir);
 
 }  // namespace fp4lab
