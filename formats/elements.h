@@ -125,6 +125,14 @@ namespace element_detail {
 struct Nf4Thresholds {
   float at[15];
 };
+struct Nf4Levels {
+  float at[16];
+};
+constexpr Nf4Levels nf4_levels() {
+  Nf4Levels l{};
+  for (int i = 0; i < 16; ++i) l.at[i] = kNf4[i];
+  return l;
+}
 constexpr float next_up(float x) {
   if (x == 0) return bits_float(1);
   return bits_float(x > 0 ? float_bits(x) + 1 : float_bits(x) - 1);
@@ -143,6 +151,7 @@ constexpr Nf4Thresholds nf4_thresholds() {
   return t;
 }
 }  // namespace element_detail
+inline constexpr element_detail::Nf4Levels kNf4Levels = element_detail::nf4_levels();
 inline constexpr element_detail::Nf4Thresholds kNf4Thresholds = element_detail::nf4_thresholds();
 
 // The codecs, one small policy per kind, so that a loop over one kind has no branch on it. v is x / scale; F
@@ -161,10 +170,22 @@ struct MinifloatCodec {
     return Lanes<F>::value(Lanes<F>::bits(m.decode<F>(code & ((1u << sign_shift) - 1u))) | (sign << 31));
   }
 };
-struct E2M1Codec {  // MinifloatCodec with its numbers known to the compiler
+struct E2M1Codec {  // MinifloatCodec with its numbers known to the compiler, and a shorter way to the same
+                    // codes
+  /// The code grows in steps of 2a below 2, a below 4, a/2 from there on, each rounded once to an integer
+  /// (ties to even) by adding C with ulp(C) = 1; the least of the three is the one of a's own binade, and 7
+  /// is the largest code.
   template <class F>
   FP4LAB_HD typename Lanes<F>::Bits encode(F v) const {
-    return MinifloatCodec{kE2M1.mini, 3}.encode<F>(v);
+    using L = Lanes<F>;
+    const typename L::Bits b = L::bits(v);
+    const F a = L::value(b & 0x7fffffffu);
+    constexpr float c = 0x1.8p23f;
+    const F low = a + a + c, middle = a + (c + 2.0f), high = a * 0.5f + (c + 4.0f);
+    F least = low < middle ? low : middle;
+    least = high < least ? high : least;
+    least = least < L::all(c + 7.0f) ? least : L::all(c + 7.0f);
+    return (L::bits(least) & 7u) | ((b >> 31) << 3);
   }
   template <class F = float>
   FP4LAB_HD F decode(typename Lanes<F>::Bits code) const {
@@ -191,14 +212,16 @@ struct Nf4Codec {
   FP4LAB_HD typename Lanes<F>::Bits encode(F v) const {
     using L = Lanes<F>;
     typename L::Bits code = L::all_bits(0);
-    for (int i = 0; i < 15; ++i) code += v >= L::all(kNf4Thresholds.at[i]) ? L::all_bits(1) : L::all_bits(0);
+    constexpr element_detail::Nf4Thresholds thresholds = kNf4Thresholds;  // device code cannot name a global
+    for (int i = 0; i < 15; ++i) code += v >= L::all(thresholds.at[i]) ? L::all_bits(1) : L::all_bits(0);
     return code;
   }
   template <class F = float>
   FP4LAB_HD F decode(typename Lanes<F>::Bits code) const {
     using L = Lanes<F>;
-    F value = L::all(kNf4[0]);
-    for (uint32_t i = 1; i < 16; ++i) value = code >= L::all_bits(i) ? L::all(kNf4[i]) : value;
+    constexpr element_detail::Nf4Levels levels = kNf4Levels;
+    F value = L::all(levels.at[0]);
+    for (uint32_t i = 1; i < 16; ++i) value = code >= L::all_bits(i) ? L::all(levels.at[i]) : value;
     return value;
   }
 };

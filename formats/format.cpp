@@ -63,11 +63,16 @@ std::string format_problem(const FormatSpec& f) {
 std::string shape_problem(const FormatSpec& f, int64_t cols) {
   if (cols < 1) return "K = 0: no columns to quantize";
   if (f.group_size == kWholeRow || cols % f.group_size == 0) return "";
-  int64_t divisor = 0;  // the largest group size up to the one asked for that does divide
-  for (int64_t g = f.group_size; g >= 2 && divisor == 0; --g)
-    if (cols % g == 0) divisor = g;
-  const std::string advice = divisor ? str(divisor, " divides it (\"group_size\": ", divisor, ")")
-                                     : std::string("only \"group_size\": \"row\" fits");
+  // Powers of two first: they have the fast kernels. Tiny ones help nobody.
+  int64_t divisor = std::gcd(cols, int64_t(4096));
+  while (divisor > f.group_size) divisor /= 2;
+  for (int64_t g = f.group_size; divisor < 8; --g)
+    if (cols % g == 0) {
+      divisor = g;
+      break;
+    }
+  const std::string advice = divisor > 1 ? str(divisor, " divides it (\"group_size\": ", divisor, ")")
+                                         : std::string("only \"group_size\": \"row\" fits");
   return str("K = ", cols, " is not a multiple of the group size ", f.group_size, "; ", advice);
 }
 

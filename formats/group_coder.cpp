@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cmath>
 #include <cstring>
+#include <limits>
 
 namespace fp4lab {
 
@@ -64,10 +65,17 @@ int GroupCoder::candidates_per_group() const {
   }
 }
 
-void GroupCoder::choose(const float* x, int64_t row, int64_t groups, uint8_t* bytes, uint8_t* zero,
-                        float* effective, GroupScratch& s) const {
-  if (format_.has_zero_points()) return choose_asym(x, groups, bytes, zero, effective, s);
+bool GroupCoder::measure(const float* x, int64_t groups, GroupScratch& s) const {
   kernels_.group_amax(x, groups, g_, s.amax.data());
+  bool finite = true;
+  for (int64_t k = 0; k < groups; ++k)
+    finite = finite && s.amax[size_t(k)] <= std::numeric_limits<float>::max();
+  return finite;
+}
+
+bool GroupCoder::choose(const float* x, int64_t row, int64_t groups, uint8_t* bytes, uint8_t* zero,
+                        float* effective, GroupScratch& s) const {
+  if (!measure(x, groups, s)) return false;
   if (search_ == WeightScales::mse_shrink) {
     // The search runs on the unrounded scale amax/Qmax; the amax it settles on then goes through the format's
     // rule.
@@ -76,10 +84,13 @@ void GroupCoder::choose(const float* x, int64_t row, int64_t groups, uint8_t* by
     kernels_.best_shrink(format_.element, x, groups, g_, s.unrounded.data(), s.best.data());
     for (int64_t k = 0; k < groups; ++k) s.amax[size_t(k)] *= float(1 - 0.008 * s.best[size_t(k)]);
   }
-  if (format_.scale.kind == ScaleKind::exponent)
+  if (format_.has_zero_points())
+    choose_asym(x, groups, bytes, zero, effective, s);
+  else if (format_.scale.kind == ScaleKind::exponent)
     choose_e8m0(x, row, groups, bytes, effective, s);
   else
     choose_rounded(x, row, groups, bytes, effective, s);
+  return true;
 }
 
 /// Takes, for each group, the best of its `count` candidates (s.candidates, s.candidate_codes: one byte
@@ -185,8 +196,8 @@ void GroupCoder::choose_asym(const float* x, int64_t groups, uint8_t* bytes, uin
   kernels_.group_range(x, groups, g_, s.low.data(), s.amax.data());
   for (int64_t k = 0; k < groups; ++k) {
     const float low = s.low[size_t(k)], high = s.amax[size_t(k)];
-    // Halves first: high - low of two large floats could overflow.
-    const float scale = (high * 0.5f - low * 0.5f) / steps * 2.0f;
+    const float range = high - low;  // of two large floats it overflows: then by halves
+    const float scale = std::isfinite(range) ? range / steps : (high * 0.5f - low * 0.5f) / steps * 2.0f;
     const uint32_t bits = encode_scale(format_.scale, scale);
     store_bits(bytes + k * format_.scale.bytes, format_.scale.bytes, bits);
     effective[k] = decode_scale(format_.scale, bits);
@@ -201,6 +212,7 @@ void GroupCoder::effective(const uint8_t* bytes, int64_t row, int64_t groups, fl
     return;
   }
   const float s_t = tensor_scale(row);
+  if (type.bytes == 1) return kernels_.decode_byte_scales(type, bytes, groups, s_t, out);
   for (int64_t k = 0; k < groups; ++k)
     out[k] = s_t * decode_scale(type, load_bits(bytes + k * type.bytes, type.bytes));
 }

@@ -25,10 +25,13 @@ class GroupCoder {
   /// `factors` as in Scales: empty, {s_T}, one per row, or fitted {a, b}.
   GroupCoder(const FormatSpec& format, const WeightScales& search, int64_t cols, std::vector<float> factors);
 
-  /// Chooses the stored scales of `groups` groups of row `row` and their effective FP32 values.
+  /// Chooses the stored scales of `groups` groups of row `row` and their effective FP32 values. False when a
+  /// NaN or Inf is among them (the scales mean nothing then).
   ///   x (groups * g) floats; bytes (groups * scale.bytes); zero (groups) for int_asym, else null
-  void choose(const float* x, int64_t row, int64_t groups, uint8_t* bytes, uint8_t* zero, float* effective,
+  bool choose(const float* x, int64_t row, int64_t groups, uint8_t* bytes, uint8_t* zero, float* effective,
               GroupScratch& scratch) const;
+  /// scratch.amax of each group; false when a NaN or Inf is among them.
+  bool measure(const float* x, int64_t groups, GroupScratch& scratch) const;
   /// Effective FP32 values of stored scales (a group of zeros is not known here: its scale may be positive).
   void effective(const uint8_t* bytes, int64_t row, int64_t groups, float* effective) const;
 
@@ -62,9 +65,12 @@ class GroupCoder {
 float tensor_scale_divisor(const FormatSpec& format);
 
 /// The factors that a format needs from the whole matrix: s_T, one s_T per row, fitted a and b, or none.
-/// Also finds NaN and Inf: DataError "row r, column c is NaN".
+/// DataError for NaN and Inf where it looks at X at all; `choose` finds the others.
 std::vector<float> tensor_factors(const FormatSpec& format, const WeightScales& search,
                                   MatrixView<const float> X);
+
+/// DataError "row r, column c is NaN" for the first NaN or Inf of a row that has one.
+[[noreturn]] void report_nonfinite(MatrixView<const float> X, int64_t row);
 
 /// The paper's alternating search (SPEC section 2): the s_T it ends with.
 float alternate_tensor_scale(const FormatSpec& format, MatrixView<const float> X, float first);

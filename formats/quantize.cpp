@@ -27,8 +27,8 @@ constexpr int64_t kStreamBytes = 16 << 20;
 
 Scales empty_scales(const FormatSpec& f, MatrixView<const float> X, std::vector<float> factors) {
   const size_t groups = size_t(X.rows * f.groups(X.cols));
-  return {X.rows, X.cols, std::vector<uint8_t>(groups * size_t(f.scale.bytes)),
-          std::vector<uint8_t>(f.has_zero_points() ? groups : 0), std::move(factors)};
+  return {X.rows, X.cols, Bytes(groups * size_t(f.scale.bytes)), Bytes(f.has_zero_points() ? groups : 0),
+          std::move(factors)};
 }
 
 /// Addresses of a run within the stored scales.
@@ -46,17 +46,20 @@ const uint8_t* zero_at(const Scales& s, const FormatSpec& f, int64_t row, int64_
 }
 
 /// Calls body(row, first group, groups in the run, scratch) for every run of every row, rows spread over
-/// threads.
+/// threads. The body says whether its run was finite; DataError names the first NaN or Inf of X.
 template <class Body>
-void for_each_run(const GroupCoder& coder, int64_t rows, int64_t groups, Body body) {
-  const int64_t run = run_length(coder.group(), groups);
+void for_each_run(const GroupCoder& coder, MatrixView<const float> X, Body body) {
+  const int64_t groups = X.cols / coder.group(), run = run_length(coder.group(), groups);
+  int64_t bad_row = X.rows;
 #pragma omp parallel
   {
     GroupScratch scratch(run, coder.candidates_per_group());
-#pragma omp for schedule(static)
-    for (int64_t r = 0; r < rows; ++r)
-      for (int64_t k = 0; k < groups; k += run) body(r, k, std::min(run, groups - k), scratch);
+#pragma omp for schedule(static) reduction(min : bad_row)
+    for (int64_t r = 0; r < X.rows; ++r)
+      for (int64_t k = 0; k < groups; k += run)
+        if (!body(r, k, std::min(run, groups - k), scratch)) bad_row = std::min(bad_row, r);
   }
+  if (bad_row < X.rows) report_nonfinite(X, bad_row);
 }
 
 /// Codes of one run, packed to where they belong.
@@ -73,7 +76,7 @@ void encode_run(const RowKernels& kernels, const FormatSpec& f, const float* x, 
 
 QuantizedMatrix empty_quantized(const FormatSpec& f, Scales scales) {
   const size_t bytes = size_t(scales.rows * f.code_bytes(scales.cols));
-  return {f, std::move(scales), std::vector<uint8_t>(bytes)};
+  return {f, std::move(scales), Bytes(bytes)};
 }
 
 /// The format as a quantized matrix carries it: fixed and dynamic tensor scales are factors by then.
@@ -89,12 +92,10 @@ Scales choose_scales(const FormatSpec& format, MatrixView<const float> X, const 
   check_arguments(format, search, X.cols);
   const GroupCoder coder(format, search, X.cols, tensor_factors(format, search, X));
   Scales scales = empty_scales(format, X, coder.factors());
-  for_each_run(coder, X.rows, format.groups(X.cols),
-               [&](int64_t r, int64_t k, int64_t n, GroupScratch& scratch) {
-                 std::vector<float> effective(static_cast<size_t>(n));
-                 coder.choose(X.row(r) + k * coder.group(), r, n, bytes_at(scales, format, r, k),
-                              zero_at(scales, format, r, k), scratch.chosen.data(), scratch);
-               });
+  for_each_run(coder, X, [&](int64_t r, int64_t k, int64_t n, GroupScratch& scratch) {
+    return coder.choose(X.row(r) + k * coder.group(), r, n, bytes_at(scales, format, r, k),
+                        zero_at(scales, format, r, k), scratch.chosen.data(), scratch);
+  });
   return scales;
 }
 
@@ -102,20 +103,19 @@ QuantizedMatrix round(const FormatSpec& format, MatrixView<const float> X, Scale
   check_arguments(format, {}, X.cols);
   FP4LAB_CHECK(scales.rows == X.rows && scales.cols == X.cols, "scales of (", scales.rows, ", ", scales.cols,
                ") for X (", X.rows, ", ", X.cols, ")");
-  tensor_factors({kE2M1, kWholeRow, kFP32}, {}, X);  // only its search for NaN and Inf
   const GroupCoder coder(format, {}, X.cols, scales.factors);
   const RowKernels& kernels = row_kernels();
   QuantizedMatrix q = empty_quantized(format, std::move(scales));
-  for_each_run(coder, X.rows, format.groups(X.cols),
-               [&](int64_t r, int64_t k, int64_t n, GroupScratch& scratch) {
-                 const float* x = X.row(r) + k * coder.group();
-                 kernels.group_amax(x, n, coder.group(), scratch.amax.data());
-                 coder.effective(bytes_at(q.scales, format, r, k), r, n, scratch.chosen.data());
-                 for (int64_t i = 0; i < n; ++i)
-                   if (scratch.amax[size_t(i)] == 0) scratch.chosen[size_t(i)] = 0;
-                 encode_run(kernels, format, x, scratch.chosen.data(), zero_at(q.scales, format, r, k), r, k,
-                            n, q, scratch.codes);
-               });
+  for_each_run(coder, X, [&](int64_t r, int64_t k, int64_t n, GroupScratch& scratch) {
+    const float* x = X.row(r) + k * coder.group();
+    const bool finite = coder.measure(x, n, scratch);
+    coder.effective(bytes_at(q.scales, format, r, k), r, n, scratch.chosen.data());
+    for (int64_t i = 0; i < n; ++i)
+      if (scratch.amax[size_t(i)] == 0) scratch.chosen[size_t(i)] = 0;
+    encode_run(kernels, format, x, scratch.chosen.data(), zero_at(q.scales, format, r, k), r, k, n, q,
+               scratch.codes);
+    return finite;
+  });
   return q;
 }
 
@@ -125,46 +125,61 @@ QuantizedMatrix quantize(const FormatSpec& format, MatrixView<const float> X, co
   const RowKernels& kernels = row_kernels();
   QuantizedMatrix q =
       empty_quantized(stored_format(format, search), empty_scales(format, X, coder.factors()));
-  for_each_run(
-      coder, X.rows, format.groups(X.cols), [&](int64_t r, int64_t k, int64_t n, GroupScratch& scratch) {
-        thread_local std::vector<float> effective;
-        effective.resize(size_t(n));
-        const float* x = X.row(r) + k * coder.group();
-        uint8_t* zero = zero_at(q.scales, format, r, k);
-        coder.choose(x, r, n, bytes_at(q.scales, format, r, k), zero, scratch.chosen.data(), scratch);
-        encode_run(kernels, format, x, scratch.chosen.data(), zero, r, k, n, q, scratch.codes);
-      });
+  for_each_run(coder, X, [&](int64_t r, int64_t k, int64_t n, GroupScratch& scratch) {
+    const float* x = X.row(r) + k * coder.group();
+    uint8_t* zero = zero_at(q.scales, format, r, k);
+    if (!coder.choose(x, r, n, bytes_at(q.scales, format, r, k), zero, scratch.chosen.data(), scratch))
+      return false;
+    encode_run(kernels, format, x, scratch.chosen.data(), zero, r, k, n, q, scratch.codes);
+    return true;
+  });
   return q;
 }
 
-void dequantize_rows(const QuantizedMatrix& q, int64_t begin, MatrixView<float> out) {
+namespace {
+
+/// Decodes rows [begin, begin + out.rows) into `out`.
+void decode_rows(const GroupCoder& coder, const QuantizedMatrix& q, int64_t begin, MatrixView<float> out,
+                 GroupScratch& scratch) {
   const FormatSpec& f = q.format;
-  FP4LAB_CHECK(out.cols == q.cols() && begin >= 0 && begin + out.rows <= q.rows());
-  const GroupCoder coder(f, {}, q.cols(), q.scales.factors);
   const RowKernels& kernels = row_kernels();
-  const int64_t g = f.group(q.cols()), groups = f.groups(q.cols()), run = run_length(g, groups);
-  std::vector<float> effective(static_cast<size_t>(run));
-  std::vector<uint8_t> codes(size_t(f.packed() ? run * g : 0));
+  const int64_t g = coder.group(), groups = f.groups(q.cols()), run = run_length(g, groups);
+  scratch.codes.resize(size_t(f.packed() ? run * g : 0));
   for (int64_t r = begin; r < begin + out.rows; ++r)
     for (int64_t k = 0; k < groups; k += run) {
       const int64_t n = std::min(run, groups - k);
-      coder.effective(bytes_at(q.scales, f, r, k), r, n, effective.data());
+      coder.effective(bytes_at(q.scales, f, r, k), r, n, scratch.chosen.data());
       const uint8_t* from = q.codes.data() + r * f.code_bytes(q.cols()) + (f.packed() ? k * g / 2 : k * g);
-      if (f.packed()) kernels.unpack(from, n * g, codes.data());
-      kernels.decode(f.element, f.packed() ? codes.data() : from, effective.data(),
+      if (f.packed()) kernels.unpack(from, n * g, scratch.codes.data());
+      kernels.decode(f.element, f.packed() ? scratch.codes.data() : from, scratch.chosen.data(),
                      zero_at(q.scales, f, r, k), n, g, out.row(r - begin) + k * g);
     }
 }
 
+GroupScratch decoding_scratch(const GroupCoder& coder, const QuantizedMatrix& q) {
+  return GroupScratch(run_length(coder.group(), q.format.groups(q.cols())), 0);
+}
+
+}  // namespace
+
+void dequantize_rows(const QuantizedMatrix& q, int64_t begin, MatrixView<float> out) {
+  FP4LAB_CHECK(out.cols == q.cols() && begin >= 0 && begin + out.rows <= q.rows());
+  const GroupCoder coder(q.format, {}, q.cols(), q.scales.factors);
+  GroupScratch scratch = decoding_scratch(coder, q);
+  decode_rows(coder, q, begin, out, scratch);
+}
+
 void dequantize(const QuantizedMatrix& q, MatrixView<float> out) {
   FP4LAB_CHECK(out.rows == q.rows() && out.cols == q.cols());
+  const GroupCoder coder(q.format, {}, q.cols(), q.scales.factors);
   const bool stream = out.size() * int64_t(sizeof(float)) > kStreamBytes;
 #pragma omp parallel
   {
+    GroupScratch scratch = decoding_scratch(coder, q);
     Matrix row(1, stream ? q.cols() : 0);
 #pragma omp for schedule(static)
     for (int64_t r = 0; r < out.rows; ++r) {
-      dequantize_rows(q, r, stream ? row.view() : out.middle_rows(r, 1));
+      decode_rows(coder, q, r, stream ? row.view() : out.middle_rows(r, 1), scratch);
       if (stream) row_kernels().stream_copy(row.data(), q.cols(), out.row(r));
     }
   }
@@ -189,20 +204,19 @@ void fake_quantize(const FormatSpec& format, MatrixView<const float> X, MatrixVi
   FP4LAB_CHECK(out.rows == X.rows && out.cols == X.cols);
   const GroupCoder coder(format, search, X.cols, tensor_factors(format, search, X));
   const RowKernels& kernels = row_kernels();
+  const int64_t g = coder.group();
   const bool stream = out.size() * int64_t(sizeof(float)) > kStreamBytes;
-  for_each_run(
-      coder, X.rows, format.groups(X.cols), [&](int64_t r, int64_t k, int64_t n, GroupScratch& scratch) {
-        thread_local std::vector<float> effective, values;
-        thread_local std::vector<uint8_t> bytes, zero;
-        const int64_t g = coder.group();
-        scratch.bytes.resize(size_t(n * format.scale.bytes)), scratch.zero.resize(size_t(n));
-        const float* x = X.row(r) + k * g;
-        coder.choose(x, r, n, scratch.bytes.data(), scratch.zero.data(), scratch.chosen.data(), scratch);
-        float* to = out.row(r) + k * g;
-        if (stream) scratch.values.resize(size_t(n * g)), to = scratch.values.data();
-        kernels.fake(format.element, x, scratch.chosen.data(), scratch.zero.data(), n, g, to);
-        if (stream) kernels.stream_copy(to, n * g, out.row(r) + k * g);
-      });
+  for_each_run(coder, X, [&](int64_t r, int64_t k, int64_t n, GroupScratch& scratch) {
+    scratch.bytes.resize(size_t(n * format.scale.bytes)), scratch.zero.resize(size_t(n));
+    const float* x = X.row(r) + k * g;
+    if (!coder.choose(x, r, n, scratch.bytes.data(), scratch.zero.data(), scratch.chosen.data(), scratch))
+      return false;
+    float* to = out.row(r) + k * g;
+    if (stream) scratch.values.resize(size_t(n * g)), to = scratch.values.data();
+    kernels.fake(format.element, x, scratch.chosen.data(), scratch.zero.data(), n, g, to);
+    if (stream) kernels.stream_copy(to, n * g, out.row(r) + k * g);
+    return true;
+  });
 }
 
 std::string QuantizedMatrix::digest() const {

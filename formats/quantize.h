@@ -6,6 +6,7 @@
 #include <optional>
 #include <vector>
 
+#include "core/buffer.h"
 #include "core/matrix.h"
 #include "formats/format.h"
 
@@ -13,18 +14,17 @@ namespace fp4lab {
 
 /// The stored scales of a matrix.
 struct Scales {
-  int64_t rows = 0, cols = 0;        // of the matrix they belong to
-  std::vector<uint8_t> bytes;        // (rows, groups), each scale.bytes wide, little-endian
-  std::vector<uint8_t> zero_points;  // (rows, groups), int_asym only
-  std::vector<float> factors;        // s_T: none, 1 or one per row; `fitted`: a, b
+  int64_t rows = 0, cols = 0;  // of the matrix they belong to
+  Bytes bytes;                 // (rows, groups), each scale.bytes wide, little-endian
+  Bytes zero_points;           // (rows, groups), int_asym only
+  std::vector<float> factors;  // s_T: none, 1 or one per row; `fitted`: a, b
 };
 
 /// Packed codes, scales and format: the canonical form everywhere.
 struct QuantizedMatrix {
   FormatSpec format;
   Scales scales;
-  std::vector<uint8_t>
-      codes;  // (rows, format.code_bytes(cols)); 4-bit: element 2i in the low nibble of byte i
+  Bytes codes;  // (rows, format.code_bytes(cols)); 4-bit: element 2i in the low nibble of byte i
 
   int64_t rows() const { return scales.rows; }
   int64_t cols() const { return scales.cols; }

@@ -9,6 +9,7 @@
 #include <cstdint>
 
 #include "formats/elements.h"
+#include "formats/scale_types.h"
 
 namespace fp4lab {
 
@@ -52,6 +53,9 @@ struct RowKernels {
   /// code = max(Minifloat(amax / divisor), least where amax > 0); effective = s_T * value, 0 where amax is 0.
   void (*minifloat_scales)(const Minifloat& m, float divisor, float s_t, uint32_t least, const float* amax,
                            int64_t groups, uint8_t* codes, float* effective);
+  /// effective = s_T * value(byte), for scale types of one byte.
+  void (*decode_byte_scales)(const ScaleType& t, const uint8_t* bytes, int64_t groups, float s_t,
+                             float* effective);
   /// Copies past the caches, for outputs too large to be read again soon. Any alignment.
   void (*stream_copy)(const float* from, int64_t n, float* to);
 };

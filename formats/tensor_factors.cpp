@@ -9,23 +9,16 @@ namespace fp4lab {
 
 namespace {
 
-[[noreturn]] void report_nonfinite(MatrixView<const float> X, int64_t row) {
-  for (int64_t c = 0; c < X.cols; ++c)
-    if (!std::isfinite(X(row, c)))
-      throw DataError(str("row ", row, ", column ", c, " is ",
-                          std::isnan(X(row, c)) ? "NaN"
-                          : X(row, c) > 0       ? "Inf"
-                                                : "-Inf"));
-  FP4LAB_CHECK(false, "row ", row, " has no NaN or Inf");
-  std::abort();
-}
-
 /// Largest magnitude of every row; DataError for the first NaN or Inf.
 std::vector<float> row_amax(MatrixView<const float> X) {
   std::vector<uint32_t> bits(size_t(X.rows));
   const RowKernels& kernels = row_kernels();
 #pragma omp parallel for schedule(static)
-  for (int64_t r = 0; r < X.rows; ++r) bits[size_t(r)] = kernels.max_magnitude(X.row(r), X.cols);
+  for (int64_t i = 0; i < X.rows; ++i) {
+    // From the last row to the first: whoever quantizes next begins with rows that are still in the cache.
+    const int64_t r = X.rows - 1 - i;
+    bits[size_t(r)] = kernels.max_magnitude(X.row(r), X.cols);
+  }
   std::vector<float> amax(size_t(X.rows));
   for (int64_t r = 0; r < X.rows; ++r) {
     if (bits[size_t(r)] >= 0x7f800000u) report_nonfinite(X, r);
@@ -56,12 +49,24 @@ std::vector<float> fitted_factors(const FormatSpec& format, MatrixView<const flo
   const float smallest = X.rows ? *std::min_element(low.begin(), low.end()) : INFINITY;
   const float largest = X.rows ? *std::max_element(high.begin(), high.end()) : 0;
   if (largest == 0) return {0.0f, 0.0f};
-  const double bottom = std::log2(double(smallest / format.element.scale_max));
-  const double top = std::log2(double(largest / format.element.scale_max));
+  // A denormal m / Qmax may round to 0, which has no logarithm: the smallest float stands in.
+  const double bottom = std::log2(double(std::max(smallest / format.element.scale_max, 0x1p-149f)));
+  const double top = std::log2(double(std::max(largest / format.element.scale_max, 0x1p-149f)));
   return {float((top - bottom) / 255), float(bottom)};
 }
 
 }  // namespace
+
+void report_nonfinite(MatrixView<const float> X, int64_t row) {
+  for (int64_t c = 0; c < X.cols; ++c)
+    if (!std::isfinite(X(row, c)))
+      throw DataError(str("row ", row, ", column ", c, " is ",
+                          std::isnan(X(row, c)) ? "NaN"
+                          : X(row, c) > 0       ? "Inf"
+                                                : "-Inf"));
+  FP4LAB_CHECK(false, "row ", row, " has no NaN or Inf");
+  std::abort();
+}
 
 float tensor_scale_divisor(const FormatSpec& format) {
   if (format.rule.kind == ScaleRule::four_over_six) return 256.0f * format.element.scale_max;
@@ -70,27 +75,22 @@ float tensor_scale_divisor(const FormatSpec& format) {
 
 std::vector<float> tensor_factors(const FormatSpec& format, const WeightScales& search,
                                   MatrixView<const float> X) {
-  const std::vector<float> amax = row_amax(X);
   FormatSpec f = format;
   if (search.kind == WeightScales::replace) f.rule = search.replacement;
   if (f.rule.kind == ScaleRule::fpq) return {2.0f / f.element.scale_max};
+  if (f.tensor_scale.mode == TensorScale::none && f.rule.kind != ScaleRule::fitted) return {};
+  if (f.tensor_scale.mode == TensorScale::fixed) return {f.tensor_scale.value};
+  const std::vector<float> amax = row_amax(X);
   if (f.rule.kind == ScaleRule::fitted) return fitted_factors(f, X);
   // amax = 0 gives 1: any positive number would do, every group scale is 0.
   auto scale_for = [&](float m) { return m > 0 ? m / tensor_scale_divisor(f) : 1.0f; };
-  switch (f.tensor_scale.mode) {
-    case TensorScale::none: return {};
-    case TensorScale::fixed: return {f.tensor_scale.value};
-    case TensorScale::per_token: {
-      std::vector<float> factors;
-      for (float m : amax) factors.push_back(scale_for(m));
-      return factors;
-    }
-    case TensorScale::dynamic: {
-      const float first = scale_for(amax.empty() ? 0.0f : *std::max_element(amax.begin(), amax.end()));
-      return {search.kind == WeightScales::alternate ? alternate_tensor_scale(format, X, first) : first};
-    }
+  if (f.tensor_scale.mode == TensorScale::per_token) {
+    std::vector<float> factors;
+    for (float m : amax) factors.push_back(scale_for(m));
+    return factors;
   }
-  return {};
+  const float first = scale_for(amax.empty() ? 0.0f : *std::max_element(amax.begin(), amax.end()));
+  return {search.kind == WeightScales::alternate ? alternate_tensor_scale(format, X, first) : first};
 }
 
 float alternate_tensor_scale(const FormatSpec& format, MatrixView<const float> X, float first) {

@@ -42,7 +42,19 @@ FP4LAB_HD void store_part(float* p, FloatLanes v, int64_t n) {
   __builtin_memcpy(p, &v, size_t(n) * sizeof(float));
 }
 
+/// Lanes start, start + 1, ...
+FP4LAB_HD BitLanes first_lanes(uint32_t start) {
+  BitLanes v;
+  for (int l = 0; l < kLanes; ++l) v[l] = start + uint32_t(l);
+  return v;
+}
+
 #if FP4LAB_VECTOR == 16
+typedef FloatLanes Table16;  // sixteen floats to look codes up in
+FP4LAB_HD Table16 load_table(const float* values) { return load(values); }
+FP4LAB_HD FloatLanes lookup(Table16 t, BitLanes code) {
+  return (FloatLanes)_mm512_permutexvar_ps((__m512i)code, (__m512)t);
+}
 FP4LAB_HD BitLanes load_bytes(const uint8_t* p) {
   return (BitLanes)_mm512_cvtepu8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)));
 }
@@ -54,6 +66,16 @@ FP4LAB_HD BitLanes max_bits(BitLanes a, BitLanes b) {
   return (BitLanes)_mm512_max_epu32((__m512i)a, (__m512i)b);
 }
 #else
+struct Table16 {
+  FloatLanes low, high;
+};
+FP4LAB_HD Table16 load_table(const float* values) { return {load(values), load(values + 8)}; }
+FP4LAB_HD FloatLanes lookup(Table16 t, BitLanes code) {
+  const __m256 low = _mm256_permutevar8x32_ps((__m256)t.low, (__m256i)code);
+  const __m256 high = _mm256_permutevar8x32_ps((__m256)t.high, (__m256i)code);
+  return (FloatLanes)_mm256_blendv_ps(low, high,
+                                      (__m256)(code << 28));  // bit 3 becomes the sign that blendv reads
+}
 FP4LAB_HD BitLanes load_bytes(const uint8_t* p) {
   return (BitLanes)_mm256_cvtepu8_epi32(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(p)));
 }
