@@ -60,6 +60,11 @@ std::string sweep_schema() {
       {"description", "{key path: [values]}: the cells are all combinations, in the order written"},
       {"additionalProperties", {{"type", "array"}, {"minItems", 1}}},
       {"properties", {{"format", {{"type", "array"}, {"items", {{"$ref", "#/$defs/format"}}}}}}}};
+  const Json axes_of = {{"anyOf", Json::array({Json{{"type", "string"}},
+                                               Json{{"type", "array"}, {"items", {{"type", "string"}}}}})}};
+  properties["table"] = {{"type", "object"},
+                         {"properties", {{"rows", axes_of}, {"cols", axes_of}}},
+                         {"additionalProperties", false}};
   properties["exclude"] = {{"type", "array"}, {"items", {{"type", "object"}, {"minProperties", 1}}}};
   const Json sweep = {{"type", "object"},
                       {"properties", properties},

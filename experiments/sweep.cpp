@@ -168,6 +168,7 @@ struct SweepKeys {
   const Json* axes;
   const Json* exclude;
   std::vector<std::string> metrics;
+  const Json* table;
 };
 SweepKeys read_sweep_keys(Params& p) {
   SweepKeys k;
@@ -177,9 +178,27 @@ SweepKeys read_sweep_keys(Params& p) {
   k.axes = &p.raw("axes", {"{key path: [values]}: the cells are all combinations, in the order written"});
   k.exclude = &p.raw("exclude", {"list of {axis: value or values}: combinations left out"});
   k.metrics = p.texts("metrics", {"default"}, {"columns that its table shows"});
+  k.table = &p.raw("table", {"{\"rows\": axes, \"cols\": axes}: how its table is laid out"});
   return k;
 }
-const std::set<std::string> kSweepKeys = {"name", "description", "task", "axes", "exclude", "metrics"};
+const std::set<std::string> kSweepKeys = {"name",    "description", "task", "axes",
+                                          "exclude", "metrics",     "table"};
+
+/// The layout that the sweep asks for; both lists name axes.
+void read_table(const Json& value, const Place& place, Sweep& sweep) {
+  if (value.is_null()) return;
+  Params p(value, place, "a table");
+  const std::vector<std::string> all = {"*"};
+  for (const auto& [key, axes] :
+       {std::pair{"rows", &sweep.table_rows}, std::pair{"cols", &sweep.table_cols}}) {
+    *axes = p.texts(key, all, {"axes"});
+    if (*axes == all) axes->clear();
+    for (const std::string& a : *axes)
+      if (std::find(sweep.axes.begin(), sweep.axes.end(), a) == sweep.axes.end())
+        p.fail(key, unknown_name("axis", a, sweep.axes));
+  }
+  p.done();
+}
 
 std::string compact_resolved(const SweepKeys& keys, const std::vector<Cell>& cells) {
   Json list = Json::array();
@@ -198,7 +217,7 @@ Sweep resolve(const Json& object, const nlohmann::ordered_json& ordered, const P
   const std::vector<Axis> axes = read_axes(*keys.axes, place.child("axes"), ordered_axes);
   std::vector<Exclude> excludes = read_excludes(*keys.exclude, place.child("exclude"), axes);
 
-  Sweep sweep{keys.name, keys.description, keys.task, text, "", {}, keys.metrics, {}};
+  Sweep sweep{keys.name, keys.description, keys.task, text, "", {}, keys.metrics, {}, {}, {}};
   if (sweep.metrics == std::vector<std::string>{"default"}) sweep.metrics = task.default_columns;
   const std::vector<std::string> known_metrics = task.metrics();
   for (const std::string& m : sweep.metrics)
@@ -213,6 +232,7 @@ Sweep resolve(const Json& object, const nlohmann::ordered_json& ordered, const P
     combinations *= int64_t(a.values.size());
     if (combinations > kMaxCells) p.fail("axes", str("more than ", kMaxCells, " cells"));
   }
+  read_table(*keys.table, place.child("table"), sweep);
   Json base = Json::object();
   for (const auto& [key, value] : object.items())
     if (!kSweepKeys.contains(key)) base[key] = value;

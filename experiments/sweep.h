@@ -26,6 +26,8 @@ struct Sweep {
   std::string resolved;              // name, task and the resolved form of every cell, as JSON
   std::vector<std::string> axes;     // in the order written
   std::vector<std::string> metrics;  // columns its tables show
+  std::vector<std::string> table_rows,
+      table_cols;  // axes that make its table's rows and columns; empty: see TableLayout
   std::vector<Cell> cells;
 };
 

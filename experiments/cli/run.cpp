@@ -40,6 +40,7 @@ void print_errors(const std::string& path) {
 void print_table(const Sweep& sweep, const std::string& file) {
   TableLayout layout;
   layout.values = sweep.metrics;
+  layout.rows = sweep.table_rows, layout.cols = sweep.table_cols;
   std::cout << format_table(ResultTable::read(file), layout) << std::flush;
 }
 
@@ -202,6 +203,7 @@ int command_table(const std::vector<std::string>& arguments) {
       throw DataError(results + ": not there yet; `fp4lab run " + file + "` makes it");
     TableLayout own = layout;
     if (own.values.empty()) own.values = sweep.metrics;
+    if (own.rows.empty() && own.cols.empty()) own.rows = sweep.table_rows, own.cols = sweep.table_cols;
     std::cout << format_table(ResultTable::read(results), own);
   }
   return kExitOk;
