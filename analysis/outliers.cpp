@@ -58,7 +58,7 @@ int64_t index_of_tie(MatrixView<const float> X, uint32_t threshold, int64_t n) {
 }  // namespace
 
 OutlierCut outlier_cut(MatrixView<const float> X, double share) {
-  FP4LAB_CHECK(share > 0 && share < 1, "share ", share);
+  FP4LAB_CHECK(share > 0 && share <= 1, "share ", share);
   if (X.size() == 0) return {};
   // The factor undoes the rounding of `share` and of the product: 0.07 of 100 elements is 7.
   int64_t k = std::max<int64_t>(1, int64_t(std::ceil(share * double(X.size()) * (1 - 0x1p-51))));

@@ -17,7 +17,7 @@ struct OutlierCut {
 };
 
 /// The cut that holds exactly ceil(share n) elements, or all non-zero ones when they are fewer (zeros never
-/// are outliers: they have no relative error). X is finite; share in (0, 1). Exact, without a copy of X: two
+/// are outliers: they have no relative error). X is finite; share in (0, 1]. Exact, without a copy of X: two
 /// histograms over the bits and, for ties, one scan. Memory: 512 KB per thread.
 OutlierCut outlier_cut(MatrixView<const float> X, double share);
 

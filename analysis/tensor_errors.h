@@ -34,7 +34,7 @@ struct ErrorSums {
   ErrorSums& operator+=(const ErrorSums& o);
 };
 
-/// The sums for one tensor. X (rows, cols) is what q was made from, finite. `outlier_share` p in (0, 1): the
+/// The sums for one tensor. X (rows, cols) is what q was made from, finite. `outlier_share` p in (0, 1]: the
 /// ceil(p n) largest magnitudes, ties at the threshold taken in row-major order; zeros never are outliers.
 /// int_asym: clipped means outside the representable range. Memory: a few rows and 512 KB per thread, and the
 /// sums of some thousand rows.
