@@ -299,4 +299,11 @@ std::vector<KeyInfo> declared_keys(const std::function<void(Params&)>& factory) 
   return params.declared();
 }
 
+std::string label_of(const Json& value) {
+  if (value.is_string()) return value.get<std::string>();
+  if (value.is_object() && value.contains("label") && value["label"].is_string() && value["label"] != "")
+    return value["label"].get<std::string>();
+  return value.dump();
+}
+
 }  // namespace fp4lab

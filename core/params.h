@@ -25,6 +25,9 @@ namespace fp4lab {
 
 using Json = nlohmann::json;
 
+/// What the rows of a value are called: its text, its `label`, or its compact JSON.
+std::string label_of(const Json& value);
+
 /// Where a value stands: a file (or "--set", "command line") and a JSON pointer in it. A cell is assembled
 /// from several places of the file, so `moved` maps pointers of the cell to pointers of the file (longest
 /// prefix wins):
@@ -46,8 +49,9 @@ struct Place {
 /// of the text; no recursion on the input's depth) or text larger than 64 MB. NaN, Infinity and numbers that
 /// overflow a double are syntax errors.
 Json parse_json(std::string_view text, const std::string& file);
-/// Reads and parses a file; a file that cannot be read is a ConfigError naming it and the reason.
-Json parse_json_file(const std::string& path);
+/// Reads and parses a file; a file that cannot be read is a ConfigError naming it and the reason. `text`, if
+/// given, becomes what was read: a pipe can be read only once.
+Json parse_json_file(const std::string& path, std::string* text = nullptr);
 
 /// What was found, for messages: `a string "abc"`, `a list [1,2]`, `an object {...}`, `3`, `true`, `null`;
 /// the JSON text is cut at 60 characters.

@@ -66,16 +66,8 @@ struct Axis {
 };
 
 AxisValue show(const std::string& axis, const Json& value) {
-  AxisValue v{axis, "", {}};
-  if (value.is_string()) {
-    v.text = value.get<std::string>();
-  } else if (value.is_number()) {
-    v.number = value.get<double>(), v.text = value.dump();
-  } else if (value.is_object() && value.contains("label") && value["label"].is_string()) {
-    v.text = value["label"].get<std::string>();
-  } else {
-    v.text = value.dump();
-  }
+  AxisValue v{axis, label_of(value), {}};
+  if (value.is_number()) v.number = value.get<double>();
   return v;
 }
 
@@ -103,10 +95,19 @@ std::vector<Axis> read_axes(const Json& object, const Place& place,
     for (size_t i = 0; i < values.size(); ++i) {
       axis.values.push_back(values[i]);
       axis.shown.push_back(show(key, values[i]));
-      if (!seen.insert(axis.shown.back().text).second)
+      const AxisValue& shown = axis.shown.back();
+      bool fresh = seen.insert(shown.text).second;
+      if (shown.number)  // 1 and 1.0 are the same value, too
+        if (const std::string same = Json(*shown.number).dump(); same != shown.text)
+          fresh = seen.insert(same).second && fresh;
+      if (!fresh)
         throw ConfigError(at.child(i).text() + ": \"" + axis.shown.back().text +
                           "\" stands twice in this axis; give one a \"label\"");
     }
+    for (const Axis& earlier : axes)
+      if (earlier.path.starts_with(key + "."))
+        throw ConfigError(at.text() + ": its values would replace what the axis \"" + earlier.path +
+                          "\" before it puts there; write \"" + key + "\" first");
     axes.push_back(std::move(axis));
   }
   return axes;
@@ -133,11 +134,15 @@ std::vector<Exclude> read_excludes(const Json& list, const Place& place, const s
     for (const auto& [key, value] : list[i].items()) {
       const auto axis = std::find(known.begin(), known.end(), key);
       if (axis == known.end()) throw ConfigError(at.text() + ": " + unknown_name("axis", key, known));
+      std::vector<std::string> known_values;
+      for (const AxisValue& v : axes[size_t(axis - known.begin())].shown) known_values.push_back(v.text);
       std::set<std::string> texts;
-      if (value.is_array())
-        for (const Json& v : value) texts.insert(show(key, v).text);
-      else
-        texts.insert(show(key, value).text);
+      for (const Json& v : value.is_array() ? value : Json::array({value})) {
+        const std::string text = show(key, v).text;
+        if (std::find(known_values.begin(), known_values.end(), text) == known_values.end())
+          throw ConfigError(at.child(key).text() + ": " + unknown_name("value", text, known_values));
+        texts.insert(text);
+      }
       e.wanted.emplace_back(size_t(axis - known.begin()), std::move(texts));
     }
     excludes.push_back(std::move(e));
@@ -302,8 +307,8 @@ Setting parse_setting(const std::string& text) {
 
 std::vector<Sweep> load_sweeps(const std::string& path, const std::vector<Setting>& settings,
                                const std::string& hash_cache) {
-  Json file = parse_json_file(path);
-  const std::string text = read_file(path);
+  std::string text;
+  Json file = parse_json_file(path, &text);
   // The same text again, for the order of its axes; parse_json has already vouched for it.
   nlohmann::ordered_json ordered = nlohmann::ordered_json::parse(text, nullptr, true, true);
   const bool is_list = file.is_array();
@@ -321,6 +326,8 @@ std::vector<Sweep> load_sweeps(const std::string& path, const std::vector<Settin
                                   sweep["axes"].contains(key.substr(5))
                             : has_path(sweep, key)))
         continue;
+      if (axis && sweep.contains("axes") && !sweep["axes"].is_object())
+        throw ConfigError("--set " + key + ": \"axes\" is not an object");
       if (axis)
         sweep["axes"][key.substr(5)] = setting_value(value);
       else if (!put_at(sweep, key, setting_value(value)))

@@ -8,6 +8,7 @@
 #include <string_view>
 #include <vector>
 
+#include "core/text.h"
 #include "formats/minifloat.h"
 
 namespace fp4lab {
@@ -93,14 +94,10 @@ inline constexpr Element kElements[] = {
 };
 
 /// The element of that name, or null.
-constexpr const Element* find_element(std::string_view name) {
-  for (const Element& e : kElements)
-    if (e.name == name) return &e;
-  return nullptr;
-}
+constexpr const Element* find_element(std::string_view name) { return find_named(kElements, name); }
 /// The element of a name known at compile time; a typo does not compile.
 consteval Element element(std::string_view name) { return *find_element(name); }
-std::vector<std::string> element_names();
+inline std::vector<std::string> element_names() { return names_of(kElements); }
 
 /// The 16 NormalFloat levels and, for codes 1..15, the smallest float that rounds to that code (exact
 /// midpoints go to the even code).

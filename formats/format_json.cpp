@@ -146,10 +146,7 @@ NamedFormat parse_format(const Json& value, const Place& place) {
     throw ConfigError(place.text() + ": expected a format (a name or an object), found " + describe(value));
   Params p(value, place, "a format");
   const FormatSpec spec = read_object(p);
-  const auto label = value.find("label");
-  if (label != value.end() && label->is_string() && !label->get<std::string>().empty())
-    return {spec, label->get<std::string>()};
-  return {spec, value.dump()};
+  return {spec, label_of(value)};
 }
 
 void declare_format(Params& p) { read_object(p); }

@@ -1,6 +1,8 @@
 // formats/registry.cpp - every format fp4lab knows by name. To add one, add a row here and one in the README.
 #include "formats/registry.h"
 
+#include "core/text.h"
+
 namespace fp4lab {
 
 namespace {
@@ -64,16 +66,8 @@ constexpr FormatEntry kFormats[] = {
 
 std::span<const FormatEntry> formats() { return kFormats; }
 
-const FormatEntry* find_format(std::string_view name) {
-  for (const FormatEntry& f : kFormats)
-    if (f.name == name) return &f;
-  return nullptr;
-}
+const FormatEntry* find_format(std::string_view name) { return find_named(kFormats, name); }
 
-std::vector<std::string> format_names() {
-  std::vector<std::string> names;
-  for (const FormatEntry& f : kFormats) names.emplace_back(f.name);
-  return names;
-}
+std::vector<std::string> format_names() { return names_of(kFormats); }
 
 }  // namespace fp4lab

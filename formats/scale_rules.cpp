@@ -4,6 +4,8 @@
 
 #include "core/errors.h"
 
+#include "core/text.h"
+
 namespace fp4lab {
 
 namespace {
@@ -46,11 +48,7 @@ PowerOfTwoRule map_rule(double c) {
 
 std::span<const ScaleRuleEntry> scale_rules() { return kRules; }
 
-const ScaleRuleEntry* find_scale_rule(std::string_view name) {
-  for (const ScaleRuleEntry& r : kRules)
-    if (r.name == name) return &r;
-  return nullptr;
-}
+const ScaleRuleEntry* find_scale_rule(std::string_view name) { return find_named(kRules, name); }
 
 const ScaleRuleEntry& entry_of(ScaleRule::Kind kind) {
   for (const ScaleRuleEntry& r : kRules)
@@ -59,11 +57,7 @@ const ScaleRuleEntry& entry_of(ScaleRule::Kind kind) {
   return kRules[0];
 }
 
-std::vector<std::string> scale_rule_names() {
-  std::vector<std::string> names;
-  for (const ScaleRuleEntry& r : kRules) names.emplace_back(r.name);
-  return names;
-}
+std::vector<std::string> scale_rule_names() { return names_of(kRules); }
 
 PowerOfTwoRule power_of_two_rule(const ScaleRule& rule, const Element& element) {
   const Split q = split(element.scale_max);

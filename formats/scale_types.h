@@ -12,6 +12,7 @@
 #include <vector>
 
 #include "core/half.h"
+#include "core/text.h"
 #include "formats/minifloat.h"
 
 namespace fp4lab {
@@ -63,13 +64,11 @@ inline constexpr ScaleType kScaleTypes[] = {
 constexpr const ScaleType* find_scale_type(std::string_view name) {
   if (name == "ue4m3") name = "e4m3";
   if (name == "e8m0") name = "ue8m0";
-  for (const ScaleType& t : kScaleTypes)
-    if (t.name == name) return &t;
-  return nullptr;
+  return find_named(kScaleTypes, name);
 }
 /// The scale type of a name known at compile time; a typo does not compile.
 consteval ScaleType scale_type(std::string_view name) { return *find_scale_type(name); }
-std::vector<std::string> scale_type_names();
+inline std::vector<std::string> scale_type_names() { return names_of(kScaleTypes); }
 
 /// 2^(b - 127) for b 0..254, exact (b = 0 is the subnormal 2^-127).
 template <class F = float>

@@ -18,9 +18,7 @@ MethodSpec read_object(Params& p) {
       "weight_scales", {"how the weights' scales are chosen: rule (the format's own), alternate, mse_shrink, "
                         "four_over_six, sweep, search; default rule"});
   p.text("label", "", {"the name its rows carry"});
-  MethodSpec spec;
-  for (const MethodEntry& m : kMethods)
-    if (m.name == base) spec = m.spec;
+  MethodSpec spec = find_named(kMethods, base)->spec;
   if (p.is_declaring()) return spec;
   p.done();
   if (!scales.is_null()) spec.weight_scales = parse_weight_scales(scales, p.place("weight_scales"));
@@ -30,27 +28,19 @@ MethodSpec read_object(Params& p) {
 
 std::span<const MethodEntry> methods() { return kMethods; }
 
-std::vector<std::string> method_names() {
-  std::vector<std::string> names;
-  for (const MethodEntry& m : kMethods) names.emplace_back(m.name);
-  return names;
-}
+std::vector<std::string> method_names() { return names_of(kMethods); }
 
 NamedMethod parse_method(const Json& value, const Place& place) {
   if (value.is_string()) {
     const std::string name = value.get<std::string>();
-    for (const MethodEntry& m : kMethods)
-      if (m.name == name) return {m.spec, name};
+    if (const MethodEntry* m = find_named(kMethods, name)) return {m->spec, name};
     throw ConfigError(place.text() + ": " + unknown_name("method", name, method_names()));
   }
   if (!value.is_object())
     throw ConfigError(place.text() + ": expected a method (a name or an object), found " + describe(value));
   Params p(value, place, "a method");
   const MethodSpec spec = read_object(p);
-  const auto label = value.find("label");
-  if (label != value.end() && label->is_string() && !label->get<std::string>().empty())
-    return {spec, label->get<std::string>()};
-  return {spec, value.dump()};
+  return {spec, label_of(value)};
 }
 
 void declare_method(Params& p) { read_object(p); }

@@ -103,15 +103,10 @@ class SyntheticSource : public Source {
 
 std::span<const Distribution> distributions() { return kDistributions; }
 
-const Distribution* find_distribution(std::string_view name) {
-  for (const Distribution& d : kDistributions)
-    if (d.name == name) return &d;
-  return nullptr;
-}
+const Distribution* find_distribution(std::string_view name) { return find_named(kDistributions, name); }
 
 SyntheticSpec read_synthetic(Params& p) {
-  std::vector<std::string> names;
-  for (const Distribution& d : kDistributions) names.emplace_back(d.name);
+  const std::vector<std::string> names = names_of(kDistributions);
   SyntheticSpec spec{};
   const std::string name = p.choice("distribution", names, {"what each element is drawn from"});
   spec.distribution = p.is_declaring() ? &kDistributions[0] : find_distribution(name);
