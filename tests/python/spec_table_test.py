@@ -3,14 +3,13 @@
 The expected numbers come from a separate simulation with 63 M samples (+-0.1 %); a cell here has 2 M samples and must
 agree to 1 %. Run as: python3 spec_table_test.py PATH_TO_fp4lab
 """
-import sys
 import tempfile
 import unittest
 from pathlib import Path
 
 import h5py
 
-from program import ROOT, run
+import program
 
 #             Normal G16, Normal G32, Laplace G16, Laplace G32
 EXPECTED = {
@@ -31,8 +30,8 @@ class SpecTable(unittest.TestCase):
     def test_every_cell_within_one_percent(self):
         seen = set()
         with tempfile.TemporaryDirectory() as results:
-            done = run("run", ROOT / "experiments/sweeps/spec_table.json", "--results", results)
-            self.assertEqual(done.returncode, 0, done.stderr)
+            code, _, errors = program.run("run", Path(program.ROOT) / "experiments/sweeps/spec_table.json", "--results", results)
+            self.assertEqual(code, 0, errors)
             for path in Path(results).glob("spec-table-*.h5"):
                 group = 16 if path.stem.endswith("g16") else 32
                 with h5py.File(path) as file:
@@ -49,7 +48,4 @@ class SpecTable(unittest.TestCase):
 
 
 if __name__ == "__main__":
-    import program
-
-    program.PATH = sys.argv.pop(1)
-    unittest.main()
+    program.main(__doc__)
