@@ -52,16 +52,24 @@ struct Listener {
   virtual void finished(size_t cell, double seconds, bool ok, const std::string& message) = 0;
 };
 
+/// A cell of this run, and how it had failed before: that failure is tried again, a newer one (of another
+/// worker, or of a run beside this one) is not.
+struct Work {
+  size_t cell;
+  std::string failure;  // Store::failure_stamp when the run began
+};
+
 enum class Outcome { computed, failed, busy, already, interrupted };
 
 /// Claims one cell and computes it, unless another process has it or has had it.
-Outcome attempt(Store& store, Cell& cell, size_t index, bool retry_failed, const Provenance& who,
-                Listener& listener) {
+Outcome attempt(Store& store, Cell& cell, const Work& work, const Provenance& who, Listener& listener) {
   const std::unique_ptr<Store::Claim> claim = store.try_claim(cell.stored.key);
   if (!claim) return Outcome::busy;
   const CellState state = store.state(cell.stored.key);  // another process may have finished it just now
-  if (state == CellState::done || (state == CellState::failed && !retry_failed)) return Outcome::already;
-  listener.started(index);
+  if (state == CellState::done) return Outcome::already;
+  if (state == CellState::failed && store.failure_stamp(cell.stored.key) != work.failure)
+    return Outcome::already;
+  listener.started(work.cell);
   const double start = now();
   std::string error;
   std::optional<Record> record;
@@ -84,26 +92,23 @@ Outcome attempt(Store& store, Cell& cell, size_t index, bool retry_failed, const
     store.put(cell.stored, *record, seconds, who);
   else
     store.put_error(cell.stored, error, seconds, who);
-  listener.finished(index, seconds, record.has_value(), error);
+  listener.finished(work.cell, seconds, record.has_value(), error);
   return record ? Outcome::computed : Outcome::failed;
 }
 
 /// One worker: goes through its cells until all of them are in the store. Returns when interrupted.
-void work(Store& store, Sweep& sweep, const std::vector<size_t>& mine, const Provenance& who,
+void work(Store& store, Sweep& sweep, const std::vector<Work>& mine, const Provenance& who,
           Listener& listener) {
-  std::vector<size_t> open = mine;
-  bool first_round = true;
+  std::vector<Work> open = mine;
   while (!open.empty() && !interrupt_requested()) {
-    std::vector<size_t> busy;
-    for (size_t i : open) {
+    std::vector<Work> busy;
+    for (const Work& w : open) {
       if (interrupt_requested()) return;
-      // Failed cells of earlier runs are tried again, those that failed in this run are not.
-      const Outcome o = attempt(store, sweep.cells[i], i, first_round, who, listener);
-      if (o == Outcome::busy) busy.push_back(i);
+      const Outcome o = attempt(store, sweep.cells[w.cell], w, who, listener);
+      if (o == Outcome::busy) busy.push_back(w);
       if (o == Outcome::interrupted) return;
     }
     open = std::move(busy);
-    first_round = false;
     if (!open.empty()) std::this_thread::sleep_for(std::chrono::milliseconds(200));
   }
 }
@@ -136,8 +141,11 @@ struct PipeListener : Listener {
   }
 };
 
-[[noreturn]] void child(int fd, Sweep& sweep, const RunOptions& options, const std::vector<size_t>& mine,
+extern "C" void on_asked_to_stop(int) { request_interrupt(); }
+
+[[noreturn]] void child(int fd, Sweep& sweep, const RunOptions& options, const std::vector<Work>& mine,
                         int threads) {
+  ::signal(SIGUSR1, on_asked_to_stop);
   int code = kExitOk;
   PipeListener listener(fd);
   try {
@@ -152,7 +160,7 @@ struct PipeListener : Listener {
 }
 
 /// N workers share the cells through the store's claims; this process only listens.
-void run_jobs(Sweep& sweep, const RunOptions& options, const std::vector<size_t>& mine, int threads,
+void run_jobs(Sweep& sweep, const RunOptions& options, const std::vector<Work>& mine, int threads,
               Listener& listener) {
   int ends[2];
   if (::pipe(ends) != 0) throw DataError(str("cannot make a pipe: ", std::strerror(errno)));
@@ -169,8 +177,14 @@ void run_jobs(Sweep& sweep, const RunOptions& options, const std::vector<size_t>
   ::close(ends[1]);
   std::string pending, broken;
   char buffer[4096];
-  for (;;) {
+  for (bool asked = false;;) {
     const ssize_t n = ::read(ends[0], buffer, sizeof buffer);
+    // Ctrl-C reaches the workers too; `kill`, `timeout` and schedulers may have told this process alone. Not
+    // passed on as it is, since a worker that has it already would take it for the second one, the final one.
+    if (!asked && interrupt_requested()) {
+      asked = true;
+      for (const pid_t pid : workers) ::kill(pid, SIGUSR1);
+    }
     if (n < 0 && errno == EINTR) continue;
     if (n <= 0) break;
     pending.append(buffer, size_t(n));
@@ -229,7 +243,7 @@ RunSummary run_sweep(Sweep& sweep, const RunOptions& options) {
   Store store(options.results, sweep.name);
   RunSummary summary;
   summary.cells = int64_t(sweep.cells.size());
-  std::vector<size_t> mine;
+  std::vector<Work> mine;
   std::set<std::string> keys;  // cells that differ only in their labels are computed once
   for (size_t i = 0; i < sweep.cells.size(); ++i) {
     if (int64_t(i) % options.shards != options.shard) continue;
@@ -238,14 +252,16 @@ RunSummary run_sweep(Sweep& sweep, const RunOptions& options) {
     if (store.state(key) == CellState::done)
       ++summary.skipped;
     else if (keys.insert(key).second)
-      mine.push_back(i);
+      mine.push_back({i, store.failure_stamp(key)});
   }
   const int threads = options.threads > 0 ? options.threads : omp_get_num_procs();
   {
     Progress progress(int64_t(mine.size()) + summary.skipped, stderr);
     if (!options.quiet) progress.start(summary.skipped);
     ProgressListener listener(progress, sweep, summary);
-    if (options.jobs > 1 && mine.size() > 1) {
+    // Even one cell goes to a worker: once this process has computed with threads, later ones (of the next
+    // sweep of a list) could not, because OpenMP's do not survive a fork.
+    if (options.jobs > 1 && !mine.empty()) {
       run_jobs(sweep, options, mine, threads, listener);
     } else {
       omp_set_num_threads(threads);

@@ -2,6 +2,7 @@
 
 #include <fcntl.h>
 #include <signal.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include <cerrno>
@@ -109,6 +110,12 @@ CellState Store::state(const std::string& key) const {
     } catch (const DataError&) {  // as good as absent: the cell is computed again and put over it
     }
   return fs::exists(state_->error_path(key), ignored) ? CellState::failed : CellState::absent;
+}
+
+std::string Store::failure_stamp(const std::string& key) const {
+  struct stat info {};
+  if (::stat(state_->error_path(key).c_str(), &info) != 0) return "";
+  return str(info.st_ino, " ", info.st_mtim.tv_sec, ".", info.st_mtim.tv_nsec);
 }
 
 std::unique_ptr<Store::Claim> Store::try_claim(const std::string& key) {
