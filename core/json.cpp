@@ -195,7 +195,7 @@ Json parse_json(std::string_view text, const std::string& file) {
   return std::move(builder.root);
 }
 
-Json parse_json_file(const std::string& path) {
+Json parse_json_file(const std::string& path, std::string* text_read) {
   const int fd = ::open(path.c_str(), O_RDONLY | O_CLOEXEC);
   if (fd < 0) throw ConfigError(str(path, ": cannot open: ", std::strerror(errno)));
   std::string text;
@@ -212,7 +212,9 @@ Json parse_json_file(const std::string& path) {
     text.append(buffer.data(), size_t(n));
   }
   ::close(fd);
-  return parse_json(text, path);
+  Json value = parse_json(text, path);
+  if (text_read) *text_read = std::move(text);
+  return value;
 }
 
 std::string describe(const Json& value) {

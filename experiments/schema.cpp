@@ -59,7 +59,8 @@ std::string sweep_schema() {
       {"type", "object"},
       {"description", "{key path: [values]}: the cells are all combinations, in the order written"},
       {"additionalProperties", {{"type", "array"}, {"minItems", 1}}},
-      {"properties", {{"format", {{"type", "array"}, {"items", {{"$ref", "#/$defs/format"}}}}}}}};
+      {"properties",
+       {{"format", {{"type", "array"}, {"minItems", 1}, {"items", {{"$ref", "#/$defs/format"}}}}}}}};
   const Json axes_of = {{"anyOf", Json::array({Json{{"type", "string"}},
                                                Json{{"type", "array"}, {"items", {{"type", "string"}}}}})}};
   properties["table"] = {{"type", "object"},
