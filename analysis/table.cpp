@@ -1,6 +1,7 @@
 #include "analysis/table.h"
 
 #include <algorithm>
+#include <charconv>
 #include <cmath>
 #include <cstdio>
 #include <map>
@@ -15,7 +16,8 @@ std::string format_number(double v, int digits) {
   if (std::isnan(v)) return "";
   if (std::isinf(v)) return v > 0 ? "inf" : "-inf";
   char text[64];
-  if (digits >= 17 || v == 0 || std::fabs(v) < 1e-4 || std::fabs(v) >= 1e6) {
+  if (digits >= 17) return {text, std::to_chars(text, text + sizeof text, v).ptr};  // reads back exactly
+  if (v == 0 || std::fabs(v) < 1e-4 || std::fabs(v) >= 1e6) {
     std::snprintf(text, sizeof text, "%.*g", digits, v);
     return text;
   }
@@ -92,9 +94,12 @@ std::string value_text(const Column& c, const std::vector<size_t>& rows, int dig
   for (size_t r : rows)
     if (!std::isnan(c.numbers[r])) v.push_back(c.numbers[r]);
   if (v.empty()) return "";
+  if (v.size() == 1) return format_number(v[0], digits);
+  // A rounded mean would let equal values deviate by 1e-16.
+  if (std::all_of(v.begin(), v.end(), [&](double x) { return x == v[0]; }))
+    return format_number(v[0], digits) + " ± 0";
   double mean = 0, squares = 0;
   for (double x : v) mean += x / double(v.size());
-  if (v.size() == 1) return format_number(v[0], digits);
   for (double x : v) squares += (x - mean) * (x - mean);
   return format_number(mean, digits) + " ± " +
          format_number(std::sqrt(squares / double(v.size() - 1)), std::min(digits, 2));
@@ -109,7 +114,11 @@ struct Grid {
 std::string escape(const std::string& text, const std::string& format) {
   std::string out;
   for (char c : text) {
-    if (format == "latex" && std::string("_%&#$").find(c) != std::string::npos) out += '\\';
+    if (format == "latex" && (c == '\\' || c == '^' || c == '~')) {  // commands, not characters, after a '\'
+      out += c == '\\' ? "\\textbackslash{}" : c == '^' ? "\\textasciicircum{}" : "\\textasciitilde{}";
+      continue;
+    }
+    if (format == "latex" && std::string("_%&#${}").find(c) != std::string::npos) out += '\\';
     if (format == "markdown" && c == '|') out += '\\';
     if (format == "csv" && c == '"') out += '"';
     out += c;

@@ -17,7 +17,7 @@ struct ResultTable {
     bool is_text;
     std::vector<double> numbers;
     std::vector<std::string> texts;
-    /// The cell as text; numbers in `digits` significant digits (17: as stored).
+    /// The cell as text; numbers in `digits` significant digits (17: the fewest that read back exactly).
     std::string at(size_t row, int digits) const;
   };
   std::string name;  // of the sweep
@@ -37,11 +37,12 @@ struct TableLayout {
 
 /// Rows and columns are axes, values are metrics. Cells that differ only in the axis `seed` become mean and
 /// standard deviation; any other axis that is not named splits the table in several, each under its heading.
-/// Numbers: 5 significant digits (csv: 17). ConfigError for names the table does not have, listing those it
-/// has.
+/// Numbers: 5 significant digits (csv: as many as read back exactly). ConfigError for names the table does
+/// not have, listing those it has.
 std::string format_table(const ResultTable& table, const TableLayout& layout);
 
 /// 5 significant digits, no exponent between 1e-4 and 1e6: "0.013224", "18.787".
+/// From 17 digits on: the fewest that read back as the same double.
 std::string format_number(double value, int digits = 5);
 
 }  // namespace fp4lab

@@ -13,7 +13,7 @@ bool parse_options(const std::string& command, const std::string& summary,
                    const std::string& positional, po::variables_map& values) {
   options.add_options()("help,h", "this page");
   po::positional_options_description places;
-  if (!positional.empty()) places.add(positional.c_str(), -1);
+  if (!positional.empty()) places.add(positional.c_str(), 1);
   try {
     po::store(po::command_line_parser(arguments)
                   .options(options)

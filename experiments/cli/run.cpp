@@ -173,7 +173,8 @@ int command_table(const std::vector<std::string>& arguments) {
       "format", po::value<std::string>()->default_value("markdown"), "markdown, csv or latex");
   po::variables_map values;
   if (!parse_options("table", "prints results", arguments, options, "file", values)) return kExitOk;
-  if (!values.count("file")) throw ConfigError("which results? Name a sweep or a .h5 file");
+  if (!values.count("file"))
+    throw ConfigError("which results? Name a sweep or a .h5 file, before --rows and the other lists");
   const std::string file = values["file"].as<std::string>();
   // Several names may stand in one argument: --value mse_rel,qsnr_db
   auto names = [&](const char* option) {
@@ -188,7 +189,13 @@ int command_table(const std::vector<std::string>& arguments) {
     return out;
   };
   TableLayout layout{names("rows"), names("cols"), names("value"), {}, values["format"].as<std::string>()};
-  for (const std::string& w : names("where")) layout.where.push_back(parse_setting(w));
+  if (values.count("where"))  // not split: a value may be an object's JSON
+    for (const std::string& w : values["where"].as<Names>()) {
+      const size_t equals = w.find('=');
+      if (equals == std::string::npos || equals == 0)
+        throw ConfigError("--where " + w + ": expected axis=value, as in --where seed=1");
+      layout.where.emplace_back(w.substr(0, equals), w.substr(equals + 1));
+    }
   if (std::filesystem::path(file).extension() == ".h5") {
     const ResultTable table = ResultTable::read(file);
     if (layout.values.empty())
