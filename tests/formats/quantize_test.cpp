@@ -223,6 +223,26 @@ TEST_CASE("quantize: fitted E8M0 against the formula in long double", "[formats]
   CHECK(near_ties < groups / 100);
 }
 
+TEST_CASE("quantize: quest turns where 2.92247856/6 std + 1e-8 is a power of two", "[formats][quantize]") {
+  const FormatSpec f{kE2M1, 16, kUE8M0, {.kind = ScaleRule::quest}};
+  for (int exponent : {-25, -20, -10, 0, 3, 60}) {
+    // +-d has standard deviation d. At the turn itself a rounding decides; a few ulp beside it none does.
+    const double turn = (std::ldexp(1.0, exponent) - 1e-8) * 6 / 2.92247856;
+    for (double beside : {1 - 1e-6, 1 + 1e-6}) {
+      Matrix X(1, 16);
+      for (int i = 0; i < 16; ++i) X(0, i) = float(i % 2 ? turn * beside : -turn * beside);
+      CAPTURE(exponent, beside);
+      CHECK(int(quantize(f, X).scales.bytes.at(0)) == 127 + exponent - (beside < 1));
+    }
+  }
+  // The mean is taken off, and a constant group has only the 1e-8: 2^-27.
+  Matrix X(1, 16);
+  for (int i = 0; i < 16; ++i) X(0, i) = i % 2 ? 1025.0f : 1023.0f;
+  CHECK(int(quantize(f, X).scales.bytes.at(0)) == 127 - 2);  // std 1: .487
+  std::fill(X.data(), X.data() + 16, 5.0f);
+  CHECK(int(quantize(f, X).scales.bytes.at(0)) == 127 - 27);
+}
+
 TEST_CASE("quantize: zero groups store byte 0 and zero codes, and dequantize to +0", "[formats][quantize]") {
   for (const FormatEntry& f : formats()) DYNAMIC_SECTION(f.name) {
       const int64_t cols = f.spec.group_size == kWholeRow ? 64 : f.spec.group_size * 2;
