@@ -158,6 +158,7 @@ int floor_log2(float s) {
 struct Comparison {
   MatrixView<const float> X;
   const QuantizedMatrix* quantized;       // decoded tile by tile; or null, and then:
+  const RowReader* reader;                // of `quantized`
   MatrixView<const float> reconstructed;  // X^
   const FormatSpec& format;
   OutlierCut cut;
@@ -176,7 +177,7 @@ ErrorSums measure_row(const Comparison& c, int64_t r, const float* y, Scratch& s
   const uint8_t* zero_points = c.quantized && c.format.has_zero_points()
                                    ? c.quantized->scales.zero_points.data() + r * groups
                                    : nullptr;
-  if (c.quantized) effective_scales(*c.quantized, r, scratch.scales.data());
+  if (c.quantized) c.reader->effective_scales(r, scratch.scales.data());
   ErrorSums row;
   RowCounts counts;
   for (int64_t k = 0; k < groups; ++k) {
@@ -210,7 +211,7 @@ ErrorSums measure(const Comparison& c) {
 #pragma omp for schedule(static)
       for (int64_t begin = start; begin < end; begin += tile) {
         const int64_t count = std::min(tile, end - begin);
-        if (decode) dequantize_rows(*c.quantized, begin, scratch.decoded.view().middle_rows(0, count));
+        if (decode) c.reader->dequantize(begin, scratch.decoded.view().middle_rows(0, count));
         for (int64_t r = begin; r < begin + count; ++r)
           row_sums[size_t(r - start)] =
               measure_row(c, r, decode ? scratch.decoded.row(r - begin) : c.reconstructed.row(r), scratch);
@@ -225,13 +226,13 @@ ErrorSums measure(const Comparison& c) {
   return total;
 }
 
-Comparison compare(MatrixView<const float> X, const QuantizedMatrix* q, MatrixView<const float> reconstructed,
-                   const FormatSpec& format, double outlier_share) {
+Comparison compare(MatrixView<const float> X, const QuantizedMatrix* q, const RowReader* reader,
+                   MatrixView<const float> reconstructed, const FormatSpec& format, double outlier_share) {
   const int64_t rows = q ? q->rows() : reconstructed.rows, cols = q ? q->cols() : reconstructed.cols;
   FP4LAB_CHECK(X.rows == rows && X.cols == cols, "X (", X.rows, ", ", X.cols, ") against (", rows, ", ", cols,
                ")");
   FP4LAB_CHECK(cols > 0 && shape_problem(format, cols).empty(), cols, " columns");
-  return {X, q, reconstructed, format, outlier_cut(X, outlier_share)};
+  return {X, q, reader, reconstructed, format, outlier_cut(X, outlier_share)};
 }
 
 }  // namespace
@@ -250,12 +251,13 @@ ErrorSums& ErrorSums::operator+=(const ErrorSums& o) {
 }
 
 ErrorSums measure_errors(MatrixView<const float> X, const QuantizedMatrix& q, double outlier_share) {
-  return measure(compare(X, &q, {}, q.format, outlier_share));
+  const RowReader reader(q);
+  return measure(compare(X, &q, &reader, {}, q.format, outlier_share));
 }
 
 ErrorSums measure_errors(MatrixView<const float> X, MatrixView<const float> reconstructed,
                          const FormatSpec& format, double outlier_share) {
-  return measure(compare(X, nullptr, reconstructed, format, outlier_share));
+  return measure(compare(X, nullptr, nullptr, reconstructed, format, outlier_share));
 }
 
 }  // namespace fp4lab

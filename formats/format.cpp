@@ -50,8 +50,6 @@ std::string format_problem(const FormatSpec& f) {
     return str(f.scale.name, " scales span every exponent and take no tensor scale");
   if (f.has_zero_points() && f.tensor_scale.mode != TensorScale::none)
     return "zero points and a tensor scale do not go together";
-  if (f.scale.two_level() && f.tensor_scale.mode == TensorScale::none)
-    return str(f.scale.name, " scales need a tensor scale: \"dynamic\", \"per_token\" or {\"static\": s_T}");
   if (f.tensor_scale.mode == TensorScale::fixed &&
       !(f.tensor_scale.value > 0 && f.tensor_scale.value <= 0x1p126f))
     return "a static tensor scale must be positive and finite";

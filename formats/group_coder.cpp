@@ -43,11 +43,15 @@ GroupCoder::GroupCoder(const FormatSpec& format, const WeightScales& search, int
       kernels_(row_kernels()) {
   if (search.kind == WeightScales::replace) format_.rule = search.replacement;
   // The paper's search looks at the whole neighbourhood of the absmax code once s_T is found.
-  if (search.kind == WeightScales::alternate) format_.rule = ScaleRule{.kind = ScaleRule::sweep};
+  // The bounds of `sweep` hold for E4M3; for other scale types that means every code.
+  if (search.kind == WeightScales::alternate) {
+    format_.rule = ScaleRule{.kind = ScaleRule::sweep};
+    all_codes_ = !(format_.scale == kE4M3);
+  }
   if (format_.rule.kind == ScaleRule::fitted) {
     const double a = double(factors_.at(0)), b = double(factors_.at(1));
     for (int q = 0; q < 256; ++q) table_.push_back(float(std::exp2(a * q + b)));
-    for (int q = 0; q < 255; ++q) thresholds_.push_back(float(std::exp2(a * (q + 0.5) + b)));
+    for (int q = 0; q < 255; ++q) thresholds_.push_back(std::exp2(a * (q + 0.5) + b));
   }
 }
 
@@ -56,10 +60,14 @@ float GroupCoder::tensor_scale(int64_t row) const {
   return factors_.empty() ? 1.0f : factors_.size() == 1 ? factors_[0] : factors_[size_t(row)];
 }
 
+int GroupCoder::top_code() const {
+  return format_.scale.kind == ScaleKind::minifloat ? int(format_.scale.mini.max_code) : 127;
+}
+
 int GroupCoder::candidates_per_group() const {
   switch (format_.rule.kind) {
     case ScaleRule::four_over_six: return 2;
-    case ScaleRule::sweep: return format_.rule.hi - format_.rule.lo + 1;
+    case ScaleRule::sweep: return all_codes_ ? top_code() : format_.rule.hi - format_.rule.lo + 1;
     case ScaleRule::search: return format_.rule.k;
     default: return 1;
   }
@@ -113,7 +121,7 @@ void GroupCoder::choose_e8m0(const float* x, int64_t row, int64_t groups, uint8_
   if (rule.kind == ScaleRule::fitted) {
     for (int64_t k = 0; k < groups; ++k) {
       const float amax = s.amax[size_t(k)];
-      const float scale = amax / format_.element.scale_max;
+      const double scale = double(amax / format_.element.scale_max);  // s = m/Qmax is an FP32 number
       const auto q = std::upper_bound(thresholds_.begin(), thresholds_.end(), scale) - thresholds_.begin();
       // A flat tensor (a = 0) has one scale, q = 0.
       bytes[k] = amax > 0 && factors_[0] > 0 ? uint8_t(q) : uint8_t(0);
@@ -179,10 +187,11 @@ void GroupCoder::choose_rounded(const float* x, int64_t row, int64_t groups, uin
   }
   if (rule.kind == ScaleRule::sweep) {
     const int count = candidates_per_group();
-    const int top = type.kind == ScaleKind::minifloat ? int(type.mini.max_code) : 127;
+    const int top = top_code();
     for (int64_t k = 0; k < groups; ++k)
       for (int j = 0; j < count; ++j) {
-        const uint32_t code = uint32_t(std::clamp(int(bytes[k]) + rule.lo + j, int(lowest), top));
+        const int wanted = all_codes_ ? int(lowest) + j : int(bytes[k]) + rule.lo + j;
+        const uint32_t code = uint32_t(std::clamp(wanted, int(lowest), top));
         s.candidate_codes[size_t(k * count + j)] = uint8_t(code);
         s.candidates[size_t(k * count + j)] = s_t * decode_scale(type, code);
       }

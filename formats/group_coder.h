@@ -36,6 +36,7 @@ class GroupCoder {
   void effective(const uint8_t* bytes, int64_t row, int64_t groups, float* effective) const;
 
   int candidates_per_group() const;
+  int top_code() const;  // the largest code of an 8-bit scale
   int64_t group() const { return g_; }
   const FormatSpec& format() const { return format_; }
   const std::vector<float>& factors() const { return factors_; }
@@ -53,10 +54,11 @@ class GroupCoder {
 
   FormatSpec format_;
   WeightScales::Kind search_;
+  bool all_codes_ = false;  // a sweep over every code, not only around absmax
   int64_t g_;
   std::vector<float> factors_;
-  std::vector<float> table_;       // fitted: the 256 effective scales; two-level: none
-  std::vector<float> thresholds_;  // fitted: table_[q] is the scale from thresholds_[q-1] on
+  std::vector<float> table_;        // fitted: the 256 effective scales; two-level: none
+  std::vector<double> thresholds_;  // fitted: table_[q] is the scale from thresholds_[q-1] on
   const RowKernels& kernels_;
 };
 

@@ -162,11 +162,18 @@ GroupScratch decoding_scratch(const GroupCoder& coder, const QuantizedMatrix& q)
 
 }  // namespace
 
-void dequantize_rows(const QuantizedMatrix& q, int64_t begin, MatrixView<float> out) {
-  FP4LAB_CHECK(out.cols == q.cols() && begin >= 0 && begin + out.rows <= q.rows());
-  const GroupCoder coder(q.format, {}, q.cols(), q.scales.factors);
-  GroupScratch scratch = decoding_scratch(coder, q);
-  decode_rows(coder, q, begin, out, scratch);
+RowReader::RowReader(const QuantizedMatrix& q)
+    : q_(q), coder_(std::make_unique<GroupCoder>(q.format, WeightScales{}, q.cols(), q.scales.factors)) {}
+RowReader::~RowReader() = default;
+
+void RowReader::dequantize(int64_t begin, MatrixView<float> out) const {
+  FP4LAB_CHECK(out.cols == q_.cols() && begin >= 0 && begin + out.rows <= q_.rows());
+  GroupScratch scratch = decoding_scratch(*coder_, q_);
+  decode_rows(*coder_, q_, begin, out, scratch);
+}
+
+void RowReader::effective_scales(int64_t row, float* out) const {
+  coder_->effective(bytes_at(q_.scales, q_.format, row, 0), row, q_.format.groups(q_.cols()), out);
 }
 
 void dequantize(const QuantizedMatrix& q, MatrixView<float> out) {
@@ -183,11 +190,6 @@ void dequantize(const QuantizedMatrix& q, MatrixView<float> out) {
       if (stream) row_kernels().stream_copy(row.data(), q.cols(), out.row(r));
     }
   }
-}
-
-void effective_scales(const QuantizedMatrix& q, int64_t row, float* out) {
-  const GroupCoder coder(q.format, {}, q.cols(), q.scales.factors);
-  coder.effective(bytes_at(q.scales, q.format, row, 0), row, q.format.groups(q.cols()), out);
 }
 
 void unpack_codes(const QuantizedMatrix& q, int64_t row, uint8_t* out) {

@@ -3,7 +3,7 @@
 //   that the bytes do not hold. Every result is the same for any number of threads and on every x86-64
 //   machine.
 #pragma once
-#include <optional>
+#include <memory>
 #include <vector>
 
 #include "core/buffer.h"
@@ -11,6 +11,8 @@
 #include "formats/format.h"
 
 namespace fp4lab {
+
+class GroupCoder;  // formats/group_coder.h
 
 /// The stored scales of a matrix.
 struct Scales {
@@ -46,10 +48,30 @@ QuantizedMatrix quantize(const FormatSpec& format, MatrixView<const float> X,
 
 /// x^ = s * value(code). `out` is (rows, cols).
 void dequantize(const QuantizedMatrix& q, MatrixView<float> out);
-/// Rows [begin, begin + out.rows), on the calling thread: for readers that go through a matrix in tiles.
-void dequantize_rows(const QuantizedMatrix& q, int64_t begin, MatrixView<float> out);
-/// The effective FP32 scale of each group of one row (0: the group is all zeros).
-void effective_scales(const QuantizedMatrix& q, int64_t row, float* out);
+
+/// Reads one quantized matrix row by row, on the calling thread: for readers that go through a matrix in
+/// tiles. Several threads may share one. The matrix must outlive it.
+class RowReader {
+ public:
+  explicit RowReader(const QuantizedMatrix& q);
+  ~RowReader();
+  /// Rows [begin, begin + out.rows).
+  void dequantize(int64_t begin, MatrixView<float> out) const;
+  /// The effective FP32 scale of each group of one row, from its stored bytes.
+  void effective_scales(int64_t row, float* out) const;
+
+ private:
+  const QuantizedMatrix& q_;
+  std::unique_ptr<const GroupCoder> coder_;
+};
+
+/// The same for one call.
+inline void dequantize_rows(const QuantizedMatrix& q, int64_t begin, MatrixView<float> out) {
+  RowReader(q).dequantize(begin, out);
+}
+inline void effective_scales(const QuantizedMatrix& q, int64_t row, float* out) {
+  RowReader(q).effective_scales(row, out);
+}
 /// The codes of one row, one per byte.
 void unpack_codes(const QuantizedMatrix& q, int64_t row, uint8_t* out);
 

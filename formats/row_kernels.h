@@ -39,7 +39,8 @@ struct RowKernels {
   /// For each group, the index of the candidate scale with the least error sum (x - s Q(x/s))^2, and that
   /// error. `candidates` is (groups, n); equal errors keep the earlier index, so callers list smaller scales
   /// first. The sum: element i adds to lane i mod 16 in order, each step rounded to FP32; lanes are added by
-  /// halves (8, 4, 2, 1).
+  /// halves (8, 4, 2, 1). Differences are taken in units of 2^floor(log2 amax), so that squares of huge or
+  /// tiny ones neither overflow nor vanish; otherwise that changes nothing.
   void (*best_candidate)(const Element& e, const float* x, int64_t groups, int64_t g, const float* candidates,
                          int n, int32_t* best, float* error);
   /// For each group, the i in 0..99 for which scale * (1 - 0.008 i) has the least sum |x - s Q(x/s)|^2.4
