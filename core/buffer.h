@@ -1,4 +1,4 @@
-// core/buffer.h - a byte vector whose new elements are not set to zero: clearing what is about to be written
+// core/buffer.h - vectors whose new elements are not set to zero: clearing what is about to be written
 // costs as much as writing it.
 #pragma once
 #include <cstdint>
@@ -26,5 +26,6 @@ struct UninitializedAllocator : std::allocator<T> {
 };
 
 using Bytes = std::vector<uint8_t, UninitializedAllocator<uint8_t>>;
+using Floats = std::vector<float, UninitializedAllocator<float>>;
 
 }  // namespace fp4lab

@@ -5,15 +5,16 @@
 #if defined(__CUDACC__)
 #define FP4LAB_HD __host__ __device__ __forceinline__
 #else
-// Always inlined: the row kernels are compiled once per instruction set, and a shared out-of-line copy of a helper
-// could come from the wrong one.
+// Always inlined: the row kernels are compiled once per instruction set, and a shared out-of-line copy of a
+// helper could come from the wrong one.
 #define FP4LAB_HD inline __attribute__((always_inline))
 #endif
 
 namespace fp4lab {
 
-/// What a codec needs to know of its lane type F: a float, or in the CPU's row kernels a vector of floats. Codecs are
-/// templates on F and use only arithmetic, comparisons, `mask ? a : b`, and these. All operations are lane by lane.
+/// What a codec needs to know of its lane type F: a float, or in the CPU's row kernels a vector of floats.
+/// Codecs are templates on F and use only arithmetic, comparisons, `mask ? a : b`, and these. All operations
+/// are lane by lane.
 template <class F>
 struct Lanes;
 

@@ -1,26 +1,17 @@
 #include "experiments/store_part.h"
 
 #include <algorithm>
-#include <ctime>
 #include <limits>
 #include <string_view>
 
 #include "core/errors.h"
 #include "core/hash.h"
 #include "core/io/files.h"
+#include "experiments/provenance.h"
 
 namespace fp4lab {
 
 namespace {
-
-std::string now_utc() {
-  const std::time_t now = std::time(nullptr);
-  std::tm utc{};
-  gmtime_r(&now, &utc);
-  char text[32];
-  std::strftime(text, sizeof text, "%Y-%m-%dT%H:%M:%SZ", &utc);
-  return text;
-}
 
 std::string last_line(const std::string& key, std::string_view image) {
   return str("\nfp4lab part ", kStoreSchemaVersion, " ", key, " ", sha256_hex(image), "\n");
@@ -65,7 +56,7 @@ std::string part_image(const StoredCell& cell, const Record* record, const std::
   file.attribute("/", "key", cell.key);
   file.attribute("/", "status", std::string(record ? "done" : "failed"));
   file.attribute("/", "seconds", seconds);
-  file.attribute("/", "created_utc", now_utc());
+  file.attribute("/", "created_utc", utc_now());
   file.write_text("/resolved", cell.resolved);
   file.write_text("/message", message);
   static constexpr double nan = std::numeric_limits<double>::quiet_NaN();

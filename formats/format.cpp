@@ -51,8 +51,8 @@ std::string format_problem(const FormatSpec& f) {
   if (f.has_zero_points() && f.tensor_scale.mode != TensorScale::none)
     return "zero points and a tensor scale do not go together";
   if (f.tensor_scale.mode == TensorScale::fixed &&
-      !(f.tensor_scale.value > 0 && f.tensor_scale.value <= 0x1p126f))
-    return "a static tensor scale must be positive and finite";
+      !(f.tensor_scale.value > 0 && f.tensor_scale.value <= 0x1p100f))
+    return "a static tensor scale must be positive and at most 2^100";
   if (f.scale_floor != ScaleFloor::none && f.scale.kind != ScaleKind::minifloat)
     return str("scale_floor is for minifloat scales (e4m3 and its kin), not ", f.scale.name);
   return "";
@@ -78,6 +78,10 @@ std::string weight_scales_problem(const WeightScales& w, const FormatSpec& f) {
   switch (w.kind) {
     case WeightScales::rule: return "";
     case WeightScales::replace: {
+      const ScaleRule::Kind kind = w.replacement.kind;
+      if (kind != ScaleRule::sweep && kind != ScaleRule::four_over_six && kind != ScaleRule::search)
+        return str("weight_scales takes a search (sweep, four_over_six, search), not the rule \"",
+                   entry_of(kind).name, "\"; that belongs to the format");
       FormatSpec changed = f;
       changed.rule = w.replacement;
       return format_problem(changed);

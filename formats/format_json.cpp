@@ -62,7 +62,7 @@ TensorScale read_tensor_scale(const Json& value, const Place& place) {
     throw ConfigError(place.text() + ": expected none, dynamic, per_token or {\"static\": s_T}, found " +
                       describe(value));
   Params p(value, place, "a tensor scale");
-  const float s_t = float(p.number("static", {"s_T, fixed beforehand", 0x1p-126, 0x1p126}));
+  const float s_t = float(p.number("static", {"s_T, fixed beforehand", 0x1p-126, 0x1p100}));
   p.done();
   return {TensorScale::fixed, s_t};
 }
@@ -121,7 +121,8 @@ FormatSpec read_object(Params& p) {
     p.fail("group_size", "missing key \"group_size\": elements per scale, 2 to 4096, or \"row\"");
   if (!rule.is_null())
     f.rule = read_rule(rule, p.place("rule"));
-  else if (!same_scale)  // another kind of scale needs another rule: its default
+  else if (!start ||
+           entry_of(f.rule.kind).for_e8m0 != (f.scale == kUE8M0))  // the base's rule is for other scales
     f.rule = {.kind = f.scale == kUE8M0 ? ScaleRule::floor : ScaleRule::absmax};
   if (!tensor_scale.is_null())
     f.tensor_scale = read_tensor_scale(tensor_scale, p.place("tensor_scale"));

@@ -81,9 +81,12 @@ bool GroupCoder::measure(const float* x, int64_t groups, GroupScratch& s) const 
   return finite;
 }
 
-bool GroupCoder::choose(const float* x, int64_t row, int64_t groups, uint8_t* bytes, uint8_t* zero,
-                        float* effective, GroupScratch& s) const {
-  if (!measure(x, groups, s)) return false;
+bool GroupCoder::choose(const float* x, int64_t row, int64_t groups, const float* known_amax, uint8_t* bytes,
+                        uint8_t* zero, float* effective, GroupScratch& s) const {
+  if (known_amax)
+    std::copy(known_amax, known_amax + groups, s.amax.begin());
+  else if (!measure(x, groups, s))
+    return false;
   if (search_ == WeightScales::mse_shrink) {
     // The search runs on the unrounded scale amax/Qmax; the amax it settles on then goes through the format's
     // rule.

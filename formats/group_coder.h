@@ -27,9 +27,10 @@ class GroupCoder {
 
   /// Chooses the stored scales of `groups` groups of row `row` and their effective FP32 values. False when a
   /// NaN or Inf is among them (the scales mean nothing then).
-  ///   x (groups * g) floats; bytes (groups * scale.bytes); zero (groups) for int_asym, else null
-  bool choose(const float* x, int64_t row, int64_t groups, uint8_t* bytes, uint8_t* zero, float* effective,
-              GroupScratch& scratch) const;
+  ///   x (groups * g) floats; known_amax (groups), finite, or null: they are found here; bytes (groups *
+  ///   scale.bytes); zero (groups) for int_asym, else null
+  bool choose(const float* x, int64_t row, int64_t groups, const float* known_amax, uint8_t* bytes,
+              uint8_t* zero, float* effective, GroupScratch& scratch) const;
   /// scratch.amax of each group; false when a NaN or Inf is among them.
   bool measure(const float* x, int64_t groups, GroupScratch& scratch) const;
   /// Effective FP32 values of stored scales (a group of zeros is not known here: its scale may be positive).
@@ -66,10 +67,12 @@ class GroupCoder {
 /// 256 * 6 for four_over_six.
 float tensor_scale_divisor(const FormatSpec& format);
 
-/// The factors that a format needs from the whole matrix: s_T, one s_T per row, fitted a and b, or none.
-/// DataError for NaN and Inf where it looks at X at all; `choose` finds the others.
+/// The factors that a format needs from the whole matrix, and on the way, where it looks at X at all, the
+/// amax of every group (rows, groups), so that nobody has to look for them again. Factors: s_T, one s_T per
+/// row, fitted a and b, or none. DataError for NaN and Inf where it looks at X at all; `choose` finds the
+/// others.
 std::vector<float> tensor_factors(const FormatSpec& format, const WeightScales& search,
-                                  MatrixView<const float> X);
+                                  MatrixView<const float> X, Floats* group_amax = nullptr);
 
 /// DataError "row r, column c is NaN" for the first NaN or Inf of a row that has one.
 [[noreturn]] void report_nonfinite(MatrixView<const float> X, int64_t row);

@@ -75,7 +75,8 @@ inline void effective_scales(const QuantizedMatrix& q, int64_t row, float* out) 
 /// The codes of one row, one per byte.
 void unpack_codes(const QuantizedMatrix& q, int64_t row, uint8_t* out);
 
-/// dequantize(quantize(X)) without the codes. `out` may be X itself.
+/// dequantize(quantize(X)) without the codes. `out` may be X itself; after a DataError it may be partly
+/// written.
 void fake_quantize(const FormatSpec& format, MatrixView<const float> X, MatrixView<float> out,
                    const WeightScales& search = {});
 

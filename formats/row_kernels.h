@@ -23,15 +23,17 @@ struct RowKernels {
   /// Smallest and largest value of each group, widened to contain 0.
   void (*group_range)(const float* x, int64_t groups, int64_t g, float* low, float* high);
 
-  /// code = Q(x / scale).
+  /// code = Q(x / scale). `next` is what will be read after x, as many elements: it is brought into the cache
+  /// meanwhile, since nothing else asks the memory for anything while one run is computed on (x itself:
+  /// nothing is next).
   void (*encode)(const Element& e, const float* x, const float* scale, const uint8_t* zero, int64_t groups,
-                 int64_t g, uint8_t* codes);
+                 int64_t g, uint8_t* codes, const float* next);
   /// out = scale * value(code).
   void (*decode)(const Element& e, const uint8_t* codes, const float* scale, const uint8_t* zero,
                  int64_t groups, int64_t g, float* out);
   /// decode(encode(x)), without the codes.
   void (*fake)(const Element& e, const float* x, const float* scale, const uint8_t* zero, int64_t groups,
-               int64_t g, float* out);
+               int64_t g, float* out, const float* next);
   /// Two codes per byte, the even element in the low nibble; an odd last one leaves the high nibble 0.
   void (*pack)(const uint8_t* codes, int64_t n, uint8_t* bytes);
   void (*unpack)(const uint8_t* bytes, int64_t n, uint8_t* codes);

@@ -9,45 +9,35 @@ namespace fp4lab {
 
 namespace {
 
-/// Largest magnitude of every row; DataError for the first NaN or Inf.
-std::vector<float> row_amax(MatrixView<const float> X) {
+/// amax of every group, (rows, groups), and of every row; DataError for the first NaN or Inf.
+struct Magnitudes {
+  Floats groups;
+  std::vector<float> rows;
+};
+Magnitudes magnitudes(const FormatSpec& format, MatrixView<const float> X) {
+  const int64_t g = format.group(X.cols), groups = format.groups(X.cols);
+  Magnitudes m{Floats(size_t(X.rows * groups)), std::vector<float>(size_t(X.rows))};
   std::vector<uint32_t> bits(size_t(X.rows));
   const RowKernels& kernels = row_kernels();
 #pragma omp parallel for schedule(static)
-  for (int64_t i = 0; i < X.rows; ++i) {
-    // From the last row to the first: whoever quantizes next begins with rows that are still in the cache.
-    const int64_t r = X.rows - 1 - i;
-    bits[size_t(r)] = kernels.max_magnitude(X.row(r), X.cols);
+  for (int64_t r = 0; r < X.rows; ++r) {
+    kernels.group_amax(X.row(r), groups, g, m.groups.data() + r * groups);
+    bits[size_t(r)] = kernels.max_magnitude(m.groups.data() + r * groups, groups);
   }
-  std::vector<float> amax(size_t(X.rows));
   for (int64_t r = 0; r < X.rows; ++r) {
     if (bits[size_t(r)] >= 0x7f800000u) report_nonfinite(X, r);
-    amax[size_t(r)] = bits_float(bits[size_t(r)]);
+    m.rows[size_t(r)] = bits_float(bits[size_t(r)]);
   }
-  return amax;
+  return m;
 }
 
 /// SPEC "fitted": a and b from the smallest and the largest group scale m/Qmax, m > 0.
-std::vector<float> fitted_factors(const FormatSpec& format, MatrixView<const float> X) {
-  const int64_t g = format.group(X.cols), groups = format.groups(X.cols);
-  std::vector<float> low(size_t(X.rows)), high(size_t(X.rows));
-  const RowKernels& kernels = row_kernels();
-#pragma omp parallel
-  {
-    std::vector<float> amax(static_cast<size_t>(groups));
-#pragma omp for schedule(static)
-    for (int64_t r = 0; r < X.rows; ++r) {
-      kernels.group_amax(X.row(r), groups, g, amax.data());
-      float lo = INFINITY, hi = 0;
-      for (float m : amax) {
-        if (m > 0) lo = std::min(lo, m);
-        hi = std::max(hi, m);
-      }
-      low[size_t(r)] = lo, high[size_t(r)] = hi;
-    }
+std::vector<float> fitted_factors(const FormatSpec& format, const Magnitudes& m) {
+  float smallest = INFINITY, largest = 0;
+  for (const float amax : m.groups) {
+    if (amax > 0) smallest = std::min(smallest, amax);
+    largest = std::max(largest, amax);
   }
-  const float smallest = X.rows ? *std::min_element(low.begin(), low.end()) : INFINITY;
-  const float largest = X.rows ? *std::max_element(high.begin(), high.end()) : 0;
   if (largest == 0) return {0.0f, 0.0f};
   // A denormal m / Qmax may round to 0, which has no logarithm: the smallest float stands in.
   const double bottom = std::log2(double(std::max(smallest / format.element.scale_max, 0x1p-149f)));
@@ -74,19 +64,23 @@ float tensor_scale_divisor(const FormatSpec& format) {
 }
 
 std::vector<float> tensor_factors(const FormatSpec& format, const WeightScales& search,
-                                  MatrixView<const float> X) {
+                                  MatrixView<const float> X, Floats* group_amax) {
   FormatSpec f = format;
   if (search.kind == WeightScales::replace) f.rule = search.replacement;
   if (f.rule.kind == ScaleRule::fpq) return {2.0f / f.element.scale_max};
   if (f.tensor_scale.mode == TensorScale::none && f.rule.kind != ScaleRule::fitted) return {};
   if (f.tensor_scale.mode == TensorScale::fixed) return {f.tensor_scale.value};
-  const std::vector<float> amax = row_amax(X);
-  if (f.rule.kind == ScaleRule::fitted) return fitted_factors(f, X);
+  Magnitudes m = magnitudes(f, X);
+  const std::vector<float>& amax = m.rows;
+  const std::vector<float> fitted =
+      f.rule.kind == ScaleRule::fitted ? fitted_factors(f, m) : std::vector<float>{};
+  if (group_amax) *group_amax = std::move(m.groups);
+  if (f.rule.kind == ScaleRule::fitted) return fitted;
   // amax = 0 gives 1: any positive number would do, every group scale is 0.
-  auto scale_for = [&](float m) { return m > 0 ? m / tensor_scale_divisor(f) : 1.0f; };
+  auto scale_for = [&](float a) { return a > 0 ? a / tensor_scale_divisor(f) : 1.0f; };
   if (f.tensor_scale.mode == TensorScale::per_token) {
     std::vector<float> factors;
-    for (float m : amax) factors.push_back(scale_for(m));
+    for (float a : amax) factors.push_back(scale_for(a));
     return factors;
   }
   const float first = scale_for(amax.empty() ? 0.0f : *std::max_element(amax.begin(), amax.end()));
@@ -111,8 +105,8 @@ float alternate_tensor_scale(const FormatSpec& format, MatrixView<const float> X
       std::vector<float> effective(static_cast<size_t>(groups)), value(static_cast<size_t>(X.cols));
 #pragma omp for schedule(static)
       for (int64_t r = 0; r < X.rows; ++r) {
-        coder.choose(X.row(r), r, groups, bytes.data(), nullptr, effective.data(), scratch);
-        kernels.fake(format.element, X.row(r), effective.data(), nullptr, groups, g, value.data());
+        coder.choose(X.row(r), r, groups, nullptr, bytes.data(), nullptr, effective.data(), scratch);
+        kernels.fake(format.element, X.row(r), effective.data(), nullptr, groups, g, value.data(), X.row(r));
         double e = 0, p = 0, q = 0;
         for (int64_t c = 0; c < X.cols; ++c) {
           const double x = double(X(r, c)), v = double(value[size_t(c)]), u = v / double(s_t);

@@ -311,7 +311,7 @@ TEST_CASE("quantize: a wrong shape or format is a ConfigError, wrong scales are 
   CHECK_THROWS_AS(round(kMxfp4, X, {}), ConfigError);
   CHECK_THROWS_AS(fake_quantize(kMxfp4, X, out), ConfigError);
   FormatSpec f = kNvfp4;
-  f.tensor_scale = {};
+  f.rule = {.kind = ScaleRule::floor};
   CHECK_THROWS_AS(quantize(f, X), ConfigError);
   CHECK_THROWS_AS(quantize(kMxfp4, X.view().middle_rows(0, 1), {WeightScales::alternate, {}}), ConfigError);
   CHECK_THROWS_AS(round(kNvfp4, X, choose_scales(kNvfp4, X.view().middle_rows(0, 1))), Fault);

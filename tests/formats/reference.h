@@ -39,10 +39,17 @@ inline int e8m0_byte(const ScaleRule& rule, const Grid& e, float m) {
 }
 
 /// Error of a group under scale s, in the order that row_kernels.h states.
+/// 1 / 2^floor(log2 amax), within 2^-126..2^126: what errors are multiplied by before they are squared.
+inline float error_unit(const float* x, int64_t n) {
+  float amax = 0;
+  for (int64_t i = 0; i < n; ++i) amax = std::max(amax, std::fabs(x[i]));
+  return amax > 0 ? std::ldexp(1.0f, std::clamp(-std::ilogb(amax), -126, 126)) : 0x1p126f;
+}
 inline float group_error(const Grid& e, const float* x, int64_t n, float s) {
+  const float unit = error_unit(x, n);
   float lane[16] = {};
   for (int64_t i = 0; i < n; ++i) {
-    const float d = s > 0 ? x[i] - s * float(e.decode(e.encode(x[i] / s))) : x[i];
+    const float d = (s > 0 ? x[i] - s * float(e.decode(e.encode(x[i] / s))) : x[i]) * unit;
     lane[i % 16] += d * d;
   }
   for (int half : {8, 4, 2, 1})
