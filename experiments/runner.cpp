@@ -7,6 +7,7 @@
 
 #include <chrono>
 #include <cstring>
+#include <functional>
 #include <optional>
 #include <set>
 #include <sstream>
@@ -159,9 +160,10 @@ extern "C" void on_asked_to_stop(int) { request_interrupt(); }
   ::_exit(code);
 }
 
-/// N workers share the cells through the store's claims; this process only listens.
+/// N workers share the cells through the store's claims; this process only listens. `started` is called when
+/// they run: a thread of this process that holds a lock at the fork would hold it in them for ever.
 void run_jobs(Sweep& sweep, const RunOptions& options, const std::vector<Work>& mine, int threads,
-              Listener& listener) {
+              Listener& listener, const std::function<void()>& started) {
   int ends[2];
   if (::pipe(ends) != 0) throw DataError(str("cannot make a pipe: ", std::strerror(errno)));
   std::vector<pid_t> workers;
@@ -175,6 +177,7 @@ void run_jobs(Sweep& sweep, const RunOptions& options, const std::vector<Work>& 
     workers.push_back(pid);
   }
   ::close(ends[1]);
+  started();
   std::string pending, broken;
   char buffer[4096];
   for (bool asked = false;;) {
@@ -257,13 +260,16 @@ RunSummary run_sweep(Sweep& sweep, const RunOptions& options) {
   const int threads = options.threads > 0 ? options.threads : omp_get_num_procs();
   {
     Progress progress(int64_t(mine.size()) + summary.skipped, stderr);
-    if (!options.quiet) progress.start(summary.skipped);
+    const auto start = [&] {
+      if (!options.quiet) progress.start(summary.skipped);
+    };
     ProgressListener listener(progress, sweep, summary);
     // Even one cell goes to a worker: once this process has computed with threads, later ones (of the next
     // sweep of a list) could not, because OpenMP's do not survive a fork.
     if (options.jobs > 1 && !mine.empty()) {
-      run_jobs(sweep, options, mine, threads, listener);
+      run_jobs(sweep, options, mine, threads, listener, start);
     } else {
+      start();
       omp_set_num_threads(threads);
       work(store, sweep, mine, provenance(threads), listener);
     }
