@@ -9,8 +9,10 @@ import json
 import os
 import pty
 import re
+import signal
 import statistics
 import subprocess
+import threading
 import unittest
 
 import program
@@ -104,6 +106,9 @@ class Commands(InFolder):
             ours, theirs = pty.openpty()
             process = start("run", "s.json", "--no-table", "--fresh", "--jobs", jobs, cwd=self.folder, stderr=theirs)
             os.close(theirs)
+            alarm = threading.Timer(120, os.killpg, (process.pid, signal.SIGKILL))  # reads below wait for ever
+            alarm.start()
+            self.addCleanup(alarm.cancel)
             seen = b""
             while True:
                 try:
@@ -114,6 +119,7 @@ class Commands(InFolder):
                     break
                 seen += some
             os.close(ours)
+            alarm.cancel()
             self.assertEqual(finish(process)[0], OK)
             text = seen.decode()
             self.assertRegex(text, r"\r\[\.{10}\] 0/8 cells")
