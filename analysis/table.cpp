@@ -4,6 +4,7 @@
 #include <charconv>
 #include <cmath>
 #include <cstdio>
+#include <limits>
 #include <map>
 #include <set>
 
@@ -87,22 +88,33 @@ std::vector<std::string> key_of(const std::vector<const Column*>& axes, size_t r
   return key;
 }
 
-/// One text per printed cell: the value, or "mean ± deviation" over the rows that fall on it.
-std::string value_text(const Column& c, const std::vector<size_t>& rows, int digits) {
-  if (c.is_text) return rows.empty() ? "" : c.texts[rows[0]];
+/// What falls on one printed cell: how many values, their mean and standard deviation (n - 1).
+struct Summary {
+  size_t count = 0;
+  double mean = std::numeric_limits<double>::quiet_NaN(),
+         deviation = std::numeric_limits<double>::quiet_NaN();
+};
+Summary summarize(const Column& c, const std::vector<size_t>& rows) {
   std::vector<double> v;
   for (size_t r : rows)
     if (!std::isnan(c.numbers[r])) v.push_back(c.numbers[r]);
-  if (v.empty()) return "";
-  if (v.size() == 1) return format_number(v[0], digits);
+  if (v.empty()) return {};
+  if (v.size() == 1) return {1, v[0], std::numeric_limits<double>::quiet_NaN()};
   // A rounded mean would let equal values deviate by 1e-16.
-  if (std::all_of(v.begin(), v.end(), [&](double x) { return x == v[0]; }))
-    return format_number(v[0], digits) + " ± 0";
+  if (std::all_of(v.begin(), v.end(), [&](double x) { return x == v[0]; })) return {v.size(), v[0], 0};
   double mean = 0, squares = 0;
   for (double x : v) mean += x / double(v.size());
   for (double x : v) squares += (x - mean) * (x - mean);
-  return format_number(mean, digits) + " ± " +
-         format_number(std::sqrt(squares / double(v.size() - 1)), std::min(digits, 2));
+  return {v.size(), mean, std::sqrt(squares / double(v.size() - 1))};
+}
+
+/// One text per printed cell: the value, or "mean ± deviation" over the rows that fall on it.
+std::string value_text(const Column& c, const std::vector<size_t>& rows, int digits) {
+  if (c.is_text) return rows.empty() ? "" : c.texts[rows[0]];
+  const Summary s = summarize(c, rows);
+  if (s.count < 2) return format_number(s.mean, digits);
+  return format_number(s.mean, digits) + " ± " +
+         (s.deviation == 0 ? "0" : format_number(s.deviation, std::min(digits, 2)));
 }
 
 struct Grid {
@@ -213,6 +225,10 @@ std::string format_table(const ResultTable& t, const TableLayout& layout) {
   }
   if (sections.empty()) throw ConfigError(t.name + ": no cell is left by --where");
 
+  // In csv, numbers stay numbers: where seeds fall together, the deviation has a column of its own.
+  const bool deviations =
+      layout.format == "csv" &&
+      std::any_of(found.begin(), found.end(), [](const auto& f) { return f.second.size() > 1; });
   std::string out;
   for (const Key& section : sections) {
     Grid g;
@@ -226,6 +242,7 @@ std::string format_table(const ResultTable& t, const TableLayout& layout) {
             v->name.find(v->units) == std::string::npos && v->units != "bits")
           head += " [" + v->units + "]";
         g.header.push_back(head);
+        if (deviations && !v->is_text) g.header.push_back(head + " sd");
       }
     for (const Key& row : rows[section]) {
       std::vector<std::string> line = row;
@@ -233,8 +250,16 @@ std::string format_table(const ResultTable& t, const TableLayout& layout) {
         Key all = section;
         all.insert(all.end(), row.begin(), row.end());
         all.insert(all.end(), col.begin(), col.end());
-        for (const Column* v : values)
-          line.push_back(found.contains(all) ? value_text(*v, found[all], digits) : "");
+        for (const Column* v : values) {
+          const std::vector<size_t> none, &here = found.contains(all) ? found[all] : none;
+          if (deviations && !v->is_text) {
+            const Summary sum = summarize(*v, here);
+            line.push_back(format_number(sum.mean, digits));
+            line.push_back(format_number(sum.deviation, digits));
+          } else {
+            line.push_back(here.empty() ? "" : value_text(*v, here, digits));
+          }
+        }
       }
       g.rows.push_back(std::move(line));
     }

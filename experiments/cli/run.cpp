@@ -3,6 +3,7 @@
 #include <cmath>
 #include <filesystem>
 #include <iostream>
+#include <optional>
 
 #include "analysis/table.h"
 #include "experiments/cli/cli.h"
@@ -113,10 +114,13 @@ int command_plan(const std::vector<std::string>& arguments) {
   for (const Sweep& sweep : sweeps_from(values)) {
     double seconds = 0, bytes = 0;
     std::printf("%s: task %s, %zu cells\n", sweep.name.c_str(), sweep.task.c_str(), sweep.cells.size());
-    const Store store(values["results"].as<std::string>(), sweep.name);
+    const std::string results = values["results"].as<std::string>();
+    // A Store makes its folders; a plan makes nothing.
+    std::optional<Store> store;
+    if (std::filesystem::is_directory(results + "/" + sweep.name)) store.emplace(results, sweep.name);
     for (const Cell& cell : sweep.cells) {
       const Estimate e = cell.task->estimate();
-      const CellState state = store.state(cell.stored.key);
+      const CellState state = store ? store->state(cell.stored.key) : CellState::absent;
       std::printf("  %.12s  %-8s %9s %9s  %s\n", cell.stored.key.c_str(),
                   state == CellState::done     ? "stored"
                   : state == CellState::failed ? "failed"
