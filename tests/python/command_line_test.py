@@ -104,9 +104,9 @@ class Commands(InFolder):
         self.assertRegex(err, r"(?m)^8/8 cells, \d+ s: mxfp4, 8$")
         for jobs in ("1", "2"):
             try:
-            ours, theirs = pty.openpty()
-        except OSError as error:  # a bare chroot has no /dev/pts
-            self.skipTest(str(error))
+                ours, theirs = pty.openpty()
+            except OSError as error:  # a bare chroot has no /dev/pts
+                self.skipTest(str(error))
             process = start("run", "s.json", "--no-table", "--fresh", "--jobs", jobs, cwd=self.folder, stderr=theirs)
             os.close(theirs)
             alarm = threading.Timer(120, os.killpg, (process.pid, signal.SIGKILL))  # reads below wait for ever
