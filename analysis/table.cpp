@@ -17,6 +17,10 @@ std::string format_number(double v, int digits) {
   if (std::isnan(v)) return "";
   if (std::isinf(v)) return v > 0 ? "inf" : "-inf";
   char text[64];
+  if (v == std::floor(v) && std::fabs(v) < 1e15) {  // counts
+    std::snprintf(text, sizeof text, "%.0f", v);
+    return text;
+  }
   if (digits >= 17) return {text, std::to_chars(text, text + sizeof text, v).ptr};  // reads back exactly
   if (v == 0 || std::fabs(v) < 1e-4 || std::fabs(v) >= 1e6) {
     std::snprintf(text, sizeof text, "%.*g", digits, v);
@@ -189,6 +193,8 @@ std::string format_table(const ResultTable& t, const TableLayout& layout) {
   static const std::vector<std::string> formats = {"markdown", "csv", "latex"};
   if (std::find(formats.begin(), formats.end(), layout.format) == formats.end())
     throw ConfigError("--format: " + unknown_name("format", layout.format, formats));
+  if (names_of(t, {"metric"}).empty())
+    throw DataError(t.name + ": no cell is done yet, so there is nothing to show");
   const int digits = layout.format == "csv" ? 17 : 5;
   std::vector<const Column*> row_axes, col_axes, split_axes, values;
   for (const std::string& n : layout.cols) col_axes.push_back(&need(t, n, {"axis"}, "axis"));

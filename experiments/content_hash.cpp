@@ -2,16 +2,16 @@
 
 #include <sys/stat.h>
 
-#include <algorithm>
 #include <cerrno>
 #include <cstring>
 #include <filesystem>
 #include <nlohmann/json.hpp>
-#include <vector>
+#include <set>
 
 #include "core/errors.h"
 #include "core/hash.h"
 #include "core/io/files.h"
+#include "core/io/tensor_file.h"
 
 namespace fp4lab {
 
@@ -44,18 +44,20 @@ std::string ContentHashes::of_file(const std::string& path) {
 }
 
 std::string ContentHashes::of(const std::string& path) {
-  if (!fs::is_directory(path)) return of_file(path);
-  std::vector<std::string> names;
-  for (const auto& entry : fs::directory_iterator(path)) {
-    const std::string name = entry.path().filename().string();
-    // Files beside the weights (tokens, goldens) are not the model.
-    const bool weights = name.starts_with("model") && name.ends_with(".safetensors");
-    if (weights || name == "config.json" || name == "model.safetensors.index.json") names.push_back(name);
-  }
-  std::sort(names.begin(), names.end());
+  const bool folder = fs::is_directory(path);
+  if (!folder && !path.ends_with(".json")) return of_file(path);
+  // A checkpoint: the files its tensors come from, whatever they are called, with its index and its config.
+  const fs::path dir = folder ? fs::path(path) : fs::path(path).parent_path();
+  std::set<std::string> files;
+  const TensorFile tensors = TensorFile::open(path);
+  files.insert(tensors.paths().begin(), tensors.paths().end());
+  if (!folder) files.insert(path);
+  for (const char* name : {"config.json", "model.safetensors.index.json"})
+    if (fs::exists(dir / name)) files.insert((dir / name).string());
+  std::map<std::string, std::string> by_name;  // where the folder lies is not content
+  for (const std::string& file : files) by_name[fs::path(file).filename().string()] = of_file(file);
   Sha256 hash;
-  for (const std::string& name : names)
-    hash.update(name).update("\n").update(of_file((fs::path(path) / name).string())).update("\n");
+  for (const auto& [name, content] : by_name) hash.update(name).update("\n").update(content).update("\n");
   return hash.hex();
 }
 

@@ -11,8 +11,8 @@ class ContentHashes {
   /// Remembers hashes in `cache_file` (JSON: path, size, mtime, hash); "" keeps them in memory only. A cache
   /// that cannot be read is started anew; it is only ever a saving of time.
   explicit ContentHashes(std::string cache_file);
-  /// Hash of a file, or of a checkpoint folder: its config.json, its index and every .safetensors file, by
-  /// name. DataError when something cannot be read.
+  /// Hash of a file, or of a checkpoint (its folder or its index): the files its tensors come from, its index
+  /// and its config.json, by name. DataError when something cannot be read.
   std::string of(const std::string& path);
   /// Writes the cache if it changed; failing to is no error.
   void save();

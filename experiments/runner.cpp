@@ -24,6 +24,15 @@ double now() {
   return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count();
 }
 
+/// The number a file holds; 0 when it is not there or holds a word ("max").
+double number_in(const char* path) {
+  std::FILE* f = std::fopen(path, "r");
+  double value = 0;
+  if (f && std::fscanf(f, "%lf", &value) != 1) value = 0;
+  if (f) std::fclose(f);
+  return value;
+}
+
 /// Free memory in bytes, by the kernel's own estimate; 0 when unknown.
 double free_memory() {
   std::FILE* f = std::fopen("/proc/meminfo", "r");
@@ -33,7 +42,11 @@ double free_memory() {
   while (std::fgets(line, sizeof line, f))
     if (std::sscanf(line, "MemAvailable: %lf kB", &kilobytes) == 1) break;
   std::fclose(f);
-  return kilobytes * 1024;
+  // A container may be allowed less than the machine has.
+  const double limit = number_in("/sys/fs/cgroup/memory.max"),
+               used = number_in("/sys/fs/cgroup/memory.current");
+  const double free = kilobytes * 1024;
+  return limit > 0 ? std::min(free, std::max(limit - used, 1.0)) : free;
 }
 
 std::vector<StoredCell> stored_cells(const Sweep& sweep) {
@@ -57,7 +70,7 @@ struct Listener {
 /// worker, or of a run beside this one) is not.
 struct Work {
   size_t cell;
-  std::string failure;  // Store::failure_stamp when the run began
+  std::string stamp;  // Store::stamp when the run began
 };
 
 enum class Outcome { computed, failed, busy, already, interrupted };
@@ -67,9 +80,7 @@ Outcome attempt(Store& store, Cell& cell, const Work& work, const Provenance& wh
   const std::unique_ptr<Store::Claim> claim = store.try_claim(cell.stored.key);
   if (!claim) return Outcome::busy;
   const CellState state = store.state(cell.stored.key);  // another process may have finished it just now
-  if (state == CellState::done) return Outcome::already;
-  if (state == CellState::failed && store.failure_stamp(cell.stored.key) != work.failure)
-    return Outcome::already;
+  if (state != CellState::absent && store.stamp(cell.stored.key) != work.stamp) return Outcome::already;
   listener.started(work.cell);
   const double start = now();
   std::string error;
@@ -160,10 +171,11 @@ extern "C" void on_asked_to_stop(int) { request_interrupt(); }
   ::_exit(code);
 }
 
-/// N workers share the cells through the store's claims; this process only listens. `started` is called when
-/// they run: a thread of this process that holds a lock at the fork would hold it in them for ever.
-void run_jobs(Sweep& sweep, const RunOptions& options, const std::vector<Work>& mine, int threads,
-              Listener& listener, const std::function<void()>& started) {
+/// N workers share the cells through the store's claims; this process only listens. Returns what broke a
+/// worker, or "". `started` is called when they run: a thread of this process that holds a lock at the fork
+/// would hold it in them for ever.
+std::string run_jobs(Sweep& sweep, const RunOptions& options, const std::vector<Work>& mine, int threads,
+                     Listener& listener, const std::function<void()>& started) {
   int ends[2];
   if (::pipe(ends) != 0) throw DataError(str("cannot make a pipe: ", std::strerror(errno)));
   std::vector<pid_t> workers;
@@ -216,9 +228,8 @@ void run_jobs(Sweep& sweep, const RunOptions& options, const std::vector<Work>& 
     if (WIFSIGNALED(status) && !interrupt_requested())
       broken = str("a worker was killed by signal ", WTERMSIG(status));
   }
-  if (!broken.empty())
-    throw DataError(broken + "; finished cells are safe, the same command goes on with the rest");
   if (workers.empty()) throw DataError("cannot start a worker process");
+  return broken;
 }
 
 void finish(Store& store, const Sweep& sweep, RunSummary& summary) {
@@ -251,13 +262,14 @@ RunSummary run_sweep(Sweep& sweep, const RunOptions& options) {
   for (size_t i = 0; i < sweep.cells.size(); ++i) {
     if (int64_t(i) % options.shards != options.shard) continue;
     const std::string& key = sweep.cells[i].stored.key;
-    if (options.fresh) store.erase(key);
-    if (store.state(key) == CellState::done)
+    // With `fresh`, a stored cell stays until its new result replaces it.
+    if (!options.fresh && store.state(key) == CellState::done)
       ++summary.skipped;
     else if (keys.insert(key).second)
-      mine.push_back({i, store.failure_stamp(key)});
+      mine.push_back({i, store.stamp(key)});
   }
   const int threads = options.threads > 0 ? options.threads : omp_get_num_procs();
+  std::string broken;
   {
     Progress progress(int64_t(mine.size()) + summary.skipped, stderr);
     const auto start = [&] {
@@ -267,7 +279,7 @@ RunSummary run_sweep(Sweep& sweep, const RunOptions& options) {
     // Even one cell goes to a worker: once this process has computed with threads, later ones (of the next
     // sweep of a list) could not, because OpenMP's do not survive a fork.
     if (options.jobs > 1 && !mine.empty()) {
-      run_jobs(sweep, options, mine, threads, listener, start);
+      broken = run_jobs(sweep, options, mine, threads, listener, start);
     } else {
       start();
       omp_set_num_threads(threads);
@@ -277,6 +289,8 @@ RunSummary run_sweep(Sweep& sweep, const RunOptions& options) {
   }
   summary.interrupted = interrupt_requested();
   finish(store, sweep, summary);
+  if (!broken.empty())
+    throw DataError(broken + "; finished cells are safe, the same command goes on with the rest");
   return summary;
 }
 

@@ -12,7 +12,7 @@ struct RunOptions {
   int shard = 0, shards = 1;  // cells with index % shards == shard
   int jobs = 1;               // processes on this host, each with threads / jobs threads
   int threads = 0;            // 0: all processors
-  bool fresh = false;         // forget stored cells of this shard first
+  bool fresh = false;         // compute stored cells again; each stays until its new result replaces it
   bool quiet = false;         // no progress
 };
 

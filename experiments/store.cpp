@@ -112,10 +112,14 @@ CellState Store::state(const std::string& key) const {
   return fs::exists(state_->error_path(key), ignored) ? CellState::failed : CellState::absent;
 }
 
-std::string Store::failure_stamp(const std::string& key) const {
-  struct stat info {};
-  if (::stat(state_->error_path(key).c_str(), &info) != 0) return "";
-  return str(info.st_ino, " ", info.st_mtim.tv_sec, ".", info.st_mtim.tv_nsec);
+std::string Store::stamp(const std::string& key) const {
+  std::string stamps;
+  for (const std::string& path : {state_->done_path(key), state_->error_path(key)}) {
+    struct stat info {};
+    if (::stat(path.c_str(), &info) == 0)
+      stamps += str(info.st_ino, " ", info.st_mtim.tv_sec, ".", info.st_mtim.tv_nsec, "\n");
+  }
+  return stamps;
 }
 
 std::unique_ptr<Store::Claim> Store::try_claim(const std::string& key) {
@@ -141,12 +145,6 @@ void Store::put(const StoredCell& cell, const Record& record, double seconds, co
 void Store::put_error(const StoredCell& cell, const std::string& message, double seconds,
                       const Provenance& who) {
   write_file_atomic(state_->error_path(cell.key), part_image(cell, nullptr, message, seconds, who));
-}
-
-void Store::erase(const std::string& key) {
-  for (const std::string& path : {state_->done_path(key), state_->error_path(key)})
-    if (::unlink(path.c_str()) != 0 && errno != ENOENT)
-      throw DataError(path + ": cannot remove: " + std::generic_category().message(errno));
 }
 
 }  // namespace fp4lab

@@ -56,9 +56,9 @@ class Store {
   /// A part that is damaged, foreign or of another schema version does not count, here as in `consolidate`.
   /// Reads a finished part to check its hash: 0.04 ms for the usual 23 kB.
   CellState state(const std::string& key) const;
-  /// Tells one failure of a cell from a later one: its stamp changes with every `put_error`; "" when the cell
-  /// has none.
-  std::string failure_stamp(const std::string& key) const;
+  /// Tells one result of a cell from a later one: its stamp changes with every `put` and `put_error`; "" when
+  /// the cell has none.
+  std::string stamp(const std::string& key) const;
   /// Exclusive right to compute a cell, or nothing when another process holds it. Released by the destructor
   /// and by the process's death. After a claim, ask `state` again: another may have finished it just before.
   /// DataError when the file system cannot lock.
@@ -78,8 +78,6 @@ class Store {
   void put(const StoredCell& cell, const Record& record, double seconds, const Provenance& who);
   /// Stores a failed cell: its message, no numbers.
   void put_error(const StoredCell& cell, const std::string& message, double seconds, const Provenance& who);
-  /// Forgets a cell (--fresh).
-  void erase(const std::string& key);
 
   struct Summary {
     int64_t cells = 0, done = 0, failed = 0;

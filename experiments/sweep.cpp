@@ -189,9 +189,11 @@ std::vector<Sweep> load_sweeps(const std::string& path, const std::vector<Settin
       // An axis' path may hold dots of its own: what follows "axes." is one key.
       const bool axis = key.starts_with("axes.");
       if (!sweep.is_object()) continue;
-      if (is_list && !(axis ? sweep.contains("axes") && sweep["axes"].is_object() &&
-                                  sweep["axes"].contains(key.substr(5))
-                            : has_path(sweep, key)))
+      // "device" is a key of every task's cells.
+      if (is_list && key != "device" &&
+          !(axis
+                ? sweep.contains("axes") && sweep["axes"].is_object() && sweep["axes"].contains(key.substr(5))
+                : has_path(sweep, key)))
         continue;
       if (axis && sweep.contains("axes") && !sweep["axes"].is_object())
         throw ConfigError("--set " + key + ": \"axes\" is not an object");
@@ -211,7 +213,9 @@ std::vector<Sweep> load_sweeps(const std::string& path, const std::vector<Settin
   std::vector<Sweep> sweeps;
   for (size_t i = 0; i < count; ++i) {
     const Place place{path, is_list ? "/" + std::to_string(i) : "", nullptr};
-    Sweep sweep = resolve(is_list ? file[i] : file, is_list ? ordered[i] : ordered, place, text, context);
+    // A lone sweep that nothing was set in is kept as it was written; otherwise what it came to.
+    const std::string own = is_list || !settings.empty() ? (is_list ? file[i] : file).dump(2) : text;
+    Sweep sweep = resolve(is_list ? file[i] : file, is_list ? ordered[i] : ordered, place, own, context);
     for (const Sweep& other : sweeps)
       if (other.name == sweep.name)
         throw ConfigError(place.text() + ": two sweeps of this list are named \"" + sweep.name + "\"");

@@ -22,7 +22,7 @@ struct Cell {
 struct Sweep {
   std::string name, description;
   std::string task;
-  std::string written;               // the file's text
+  std::string written;               // the file's text; with settings, or from a list, the sweep they came to
   std::string resolved;              // name, task and the resolved form of every cell, as JSON
   std::vector<std::string> axes;     // in the order written
   std::vector<std::string> metrics;  // columns its tables show

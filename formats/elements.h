@@ -93,6 +93,14 @@ inline constexpr Element kElements[] = {
     element_detail::integer("int8-asym", ElementKind::int_asym, 8),
 };
 
+/// What Minifloat::encode asks of its numbers: the parity of the kept bits is the code's.
+constexpr bool ties_are_even(const Minifloat& m) { return m.man_bits > 0 || m.bias % 2 != 0; }
+static_assert([] {
+  for (const Element& e : kElements)
+    if (e.kind == ElementKind::minifloat && !ties_are_even(e.mini)) return false;
+  return true;
+}());
+
 /// The element of that name, or null.
 constexpr const Element* find_element(std::string_view name) { return find_named(kElements, name); }
 /// The element of a name known at compile time; a typo does not compile.

@@ -1,7 +1,7 @@
 // formats/group_coder.h - a format bound to one matrix: its tensor factors are known, and runs of groups can
 // be coded.
-//   Internal to formats/: quantize.cpp drives it over rows, searches.cpp finds the factors that need the
-//   whole tensor.
+//   Internal to formats/: quantize.cpp drives it over rows, tensor_factors.cpp finds the factors that need
+//   the whole tensor.
 #pragma once
 #include <vector>
 
@@ -77,7 +77,7 @@ std::vector<float> tensor_factors(const FormatSpec& format, const WeightScales& 
 /// DataError "row r, column c is NaN" for the first NaN or Inf of a row that has one.
 [[noreturn]] void report_nonfinite(MatrixView<const float> X, int64_t row);
 
-/// The paper's alternating search (SPEC section 2): the s_T it ends with.
+/// The paper's alternating search (SPEC section 2): the s_T of the least error it saw.
 float alternate_tensor_scale(const FormatSpec& format, MatrixView<const float> X, float first);
 
 }  // namespace fp4lab

@@ -1,4 +1,4 @@
-// formats/registry.cpp - every format fp4lab knows by name. To add one, add a row here and one in the README.
+// formats/registry.cpp - every format fp4lab knows by name. To add one, add a row.
 #include "formats/registry.h"
 
 #include "core/text.h"

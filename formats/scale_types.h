@@ -60,6 +60,13 @@ inline constexpr ScaleType kScaleTypes[] = {
     kFP32,
 };
 
+static_assert([] {
+  for (const ScaleType& t : kScaleTypes)
+    if (t.kind == ScaleKind::minifloat && t.mini.man_bits == 0 && t.mini.bias % 2 == 0)
+      return false;  // Minifloat::encode
+  return true;
+}());
+
 /// By name (aliases: ue4m3 = e4m3, e8m0 = ue8m0), or null.
 constexpr const ScaleType* find_scale_type(std::string_view name) {
   if (name == "ue4m3") name = "e4m3";

@@ -58,7 +58,11 @@ std::vector<KeyInfo> task_keys(const std::string& item) {
 
 std::vector<KeyInfo> source_keys(const std::string& item) {
   for (const SourceKind& s : source_kinds())
-    if (s.key == item) return declared_keys([&](Params& p) { s.make(p, SourceContext{"", 0, {}}); });
+    if (s.key == item) {
+      if (item == "synthetic")
+        return declared_keys([](Params& p) { read_synthetic(p); });  // the object under its key
+      return declared_keys([&](Params& p) { s.make(p, SourceContext{"", 0, {}}); });
+    }
   return {};
 }
 
@@ -69,7 +73,8 @@ const std::vector<Kind>& kinds() {
          std::vector<Item> v;
          for (const auto& f : formats())
            v.push_back({std::string(f.name),
-                        str(format_number(bits_per_element(f.spec, 4096), 5), " bits: ", f.description)});
+                        str(format_number(bits_per_element(f.spec, 4096), 5), " bits",
+                            f.spec.group_size == kWholeRow ? " at K = 4096: " : ": ", f.description)});
          return v;
        },
        [](const std::string&) { return declared_keys(declare_format); }},
@@ -92,7 +97,8 @@ const std::vector<Kind>& kinds() {
        [] {
          std::vector<Item> v;
          for (const auto& r : scale_rules())
-           v.push_back({std::string(r.name), str(r.for_e8m0 ? "[ue8m0] " : "", r.description)});
+           v.push_back({std::string(r.name), str(r.for_e8m0 ? "[ue8m0] " : "", r.description,
+                                                 r.for_activations ? "" : " (weights only)")});
          return v;
        },
        [](const std::string&) { return declared_keys(declare_rule); }},
@@ -150,8 +156,8 @@ const std::vector<Kind>& kinds() {
 void print_keys(const std::vector<KeyInfo>& keys) {
   for (const KeyInfo& k : keys) {
     std::string limits;
-    if (k.min > -std::numeric_limits<double>::infinity()) limits += ", at least " + format_number(k.min, 6);
-    if (k.max < std::numeric_limits<double>::infinity()) limits += ", at most " + format_number(k.max, 6);
+    if (k.min > -std::numeric_limits<double>::infinity()) limits += ", at least " + format_number(k.min, 17);
+    if (k.max < std::numeric_limits<double>::infinity()) limits += ", at most " + format_number(k.max, 17);
     if (!k.choices.empty() && k.choices.size() <= 8) limits += ": " + join(k.choices);
     std::cout << "    " << k.key << " (" << k.type << limits
               << (k.required           ? ", required"
@@ -180,7 +186,7 @@ int command_list(const std::vector<std::string>& arguments) {
     for (const Item& i : items) names.push_back(i.name), widest = std::max(widest, i.name.size());
     const std::string wanted = arguments.size() > 1 ? arguments[1] : "";
     if (!wanted.empty() && std::find(names.begin(), names.end(), wanted) == names.end())
-      throw ConfigError("list: " + unknown_name(k.name, wanted, names));
+      throw ConfigError("list: " + unknown_name(k.name.substr(0, k.name.size() - 1), wanted, names));
     for (const Item& i : items)
       if (wanted.empty() || i.name == wanted)
         std::cout << "  " << i.name << std::string(widest - i.name.size() + 2, ' ') << i.description << "\n";

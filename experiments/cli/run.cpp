@@ -21,21 +21,33 @@ std::string quantity(double value, const std::vector<std::pair<double, const cha
   return format_number(value, 3);
 }
 std::string bytes_text(double bytes) {
-  return quantity(bytes, {{1e9, "GB"}, {1e6, "MB"}, {1e3, "kB"}, {0, "B"}});
+  return quantity(bytes, {{1e9, "GB"}, {1e6, "MB"}, {1e3, "kB"}, {1, "B"}});
 }
 std::string time_text(double s) {
-  return s < 1 ? "under 1 s" : quantity(s, {{3600, "h"}, {60, "min"}, {0, "s"}});
+  return s < 1 ? "under 1 s" : quantity(s, {{3600, "h"}, {60, "min"}, {1, "s"}});
 }
 
-/// The first failed cells of a result file and what they say.
+/// The first failed cells of a result file, and what they say.
 void print_errors(const std::string& path) {
   const h5::File file = h5::File::open_readonly(path);
   if (!file.exists("/errors/message")) return;
-  const std::vector<std::string> messages = file.read_strings("/errors/message");
+  const std::vector<std::string> messages = file.read_strings("/errors/message"),
+                                 keys = file.read_strings("/errors/key");
   for (size_t i = 0; i < messages.size() && i < 5; ++i)
-    std::fprintf(stderr, "  failed: %s\n", messages[i].c_str());
+    std::fprintf(stderr, "  cell %.12s: %s\n", keys[i].c_str(), messages[i].c_str());
   if (messages.size() > 5)
     std::fprintf(stderr, "  and %zu more, in /errors of %s\n", messages.size() - 5, path.c_str());
+}
+
+/// Says so when a result file was made by another version of its sweep.
+void warn_if_other(const Sweep& sweep, const ResultTable& table, const std::string& path) {
+  std::vector<std::string> keys;
+  for (const Cell& c : sweep.cells) keys.push_back(c.stored.key);
+  if (const auto* stored = table.find("key"); stored && stored->texts != keys)
+    std::fprintf(
+        stderr,
+        "note: %s holds other cells than the sweep has now; `fp4lab run` or `merge` brings it up to date\n",
+        path.c_str());
 }
 
 void print_table(const Sweep& sweep, const std::string& file) {
@@ -86,12 +98,16 @@ int command_run(const std::vector<std::string>& arguments) {
                  static_cast<long long>(s.cells));
     if (s.skipped) std::fprintf(stderr, " (%lld from earlier runs)", static_cast<long long>(s.skipped));
     if (s.failed) std::fprintf(stderr, ", %lld failed", static_cast<long long>(s.failed));
+    if (s.missing) std::fprintf(stderr, ", %lld not computed yet", static_cast<long long>(s.missing));
     std::fprintf(stderr, "; results in %s\n", s.file.c_str());
     if (s.failed) print_errors(s.file), code = kExitCellsFailed;
     if (s.interrupted) {
-      std::fprintf(stderr,
-                   "interrupted; finished cells are stored, the same command goes on with the other %lld\n",
-                   static_cast<long long>(s.missing));
+      if (run.fresh)
+        std::fprintf(stderr, "interrupted; cells that were not computed again keep their older results\n");
+      else
+        std::fprintf(stderr,
+                     "interrupted; finished cells are stored, the same command goes on with the other %lld\n",
+                     static_cast<long long>(s.missing));
       return kExitInterrupted;
     }
     if (!values.count("no-table") && done > 0) {
@@ -215,7 +231,9 @@ int command_table(const std::vector<std::string>& arguments) {
     TableLayout own = layout;
     if (own.values.empty()) own.values = sweep.metrics;
     if (own.rows.empty() && own.cols.empty()) own.rows = sweep.table_rows, own.cols = sweep.table_cols;
-    std::cout << format_table(ResultTable::read(results), own);
+    const ResultTable table = ResultTable::read(results);
+    warn_if_other(sweep, table, results);
+    std::cout << format_table(table, own);
   }
   return kExitOk;
 }

@@ -15,7 +15,7 @@ std::unique_ptr<Source> make_checkpoint_source(Params& p, const SourceContext& c
   p.done();
   if (p.is_declaring()) return nullptr;
   const std::string path = path_of_key(p, "checkpoint", text, context);
-  TensorFile file = TensorFile::open(path);
+  TensorFile file = open_at_key(p, "checkpoint", path);
   const auto chosen = matched_tensors(file, path, patterns, p);
   std::vector<std::string> names;
   for (const TensorInfo* t : chosen) names.push_back(t->name);

@@ -125,6 +125,14 @@ std::string path_of_key(const Params& p, std::string_view key, const std::string
   }
 }
 
+TensorFile open_at_key(const Params& p, std::string_view key, const std::string& path) {
+  try {
+    return TensorFile::open(path);
+  } catch (const DataError& e) {
+    throw DataError(p.place(key).text() + ": " + e.what());
+  }
+}
+
 std::unique_ptr<Source> make_tensor_file_source(TensorFile file,
                                                 const std::vector<const TensorInfo*>& chosen) {
   return std::make_unique<TensorFileSource>(std::move(file), chosen);
@@ -139,7 +147,7 @@ std::unique_ptr<Source> make_file_source(Params& p, const SourceContext& context
   const std::string path = path_of_key(p, "file", text, context);
   if (std::filesystem::is_directory(path))
     p.fail("file", str(path, " is a folder; a folder with a model is {\"checkpoint\": path}"));
-  TensorFile file = TensorFile::open(path);
+  TensorFile file = open_at_key(p, "file", path);
   const auto chosen = matched_tensors(file, path, patterns, p);
   p.set_resolved("file", context.content_hash(path));
   std::vector<std::string> names;

@@ -31,6 +31,9 @@ std::vector<const TensorInfo*> matched_tensors(const TensorFile& file, const std
 std::string path_of_key(const Params& p, std::string_view key, const std::string& text,
                         const SourceContext& context);
 
+/// TensorFile::open with the place of the key in front of what it says.
+TensorFile open_at_key(const Params& p, std::string_view key, const std::string& path);
+
 /// The chosen tensors of an open file.
 std::unique_ptr<Source> make_tensor_file_source(TensorFile file,
                                                 const std::vector<const TensorInfo*>& chosen);

@@ -68,7 +68,14 @@ class TensorError : public CellTask {
     }
     if (method_.weight_scales.kind == WeightScales::mse_shrink) per_element += 300e-9;
     if (method_.weight_scales.kind == WeightScales::alternate) per_element += 100e-9;
-    return {elements * per_element, largest * 6};
+    for (const FormatSpec& f : formats_)
+      if (f.rule.kind == ScaleRule::sweep || method_.weight_scales.kind == WeightScales::replace) {
+        per_element += 15e-9;
+        break;
+      }
+    // One tensor in float32 with its group amax and codes; kept codes of all tensors stay, and once more in
+    // the part's image.
+    return {elements * per_element, largest * 6 + (keep_codes_ ? elements * 2 : 0)};
   }
 
  private:

@@ -41,10 +41,11 @@ TEST_CASE("store: a cell's life: absent, failed, done, forgotten", "[experiments
   CHECK_FALSE(std::filesystem::exists(store.parts_dir() + "/" + cell.key + ".error.h5"));
   store.put_error(cell, "a slower process failed", 1, host("b"));
   CHECK(store.state(cell.key) == CellState::done);  // the finished part wins
-  store.erase(cell.key);
-  CHECK(store.state(cell.key) == CellState::absent);
-  store.erase(cell.key);  // nothing to forget is fine
-  CHECK(store.state(cell.key) == CellState::absent);
+  const std::string stamp = store.stamp(cell.key);
+  CHECK(stamp == store.stamp(cell.key));
+  store.put(cell, record_of(1), 1, host("c"));  // the same result again is another one
+  CHECK(store.stamp(cell.key) != stamp);
+  CHECK(store.stamp(cell_of(2).key).empty());
   CHECK_THROWS_AS(store.state("../../etc/passwd"), Fault);
   CHECK_THROWS_AS(store.put({"abc", "", {}}, {}, 0, {}), Fault);
 }

@@ -3,6 +3,7 @@
     python3 tests/python/bad_data_test.py build/cpu/fp4lab
 """
 import glob
+import json
 import os
 import random
 import re
@@ -78,6 +79,20 @@ class BadData(InFolder):
                 os.truncate(path, size - cut)
                 self.expect(DATA, "run", "s.json", says=["model.safetensors"] + ([says] if says else []))
                 self.assertEqual(self.parts("results"), {})
+
+    def test_changed_shards_are_new_cells(self):
+        os.makedirs(self.path("model"))
+        index = {"weight_map": {"layers.0.q_proj.weight": "w-1.safetensors"}}
+        self.write("model/model.safetensors.index.json", json.dumps(index))
+        for path in ("model", "model/model.safetensors.index.json"):
+            with self.subTest(path=path):
+                self.sweep(source={"checkpoint": path})
+                found = []
+                for sign in (1, 2):
+                    program.safetensors(self.path("model", "w-1.safetensors"), {"layers.0.q_proj.weight": self.good * sign + 1})
+                    self.expect(OK, "run", "s.json")
+                    found.append(program.column(self.path("results", "s.h5"), "digest"))
+                self.assertNotEqual(found[0], found[1])
 
     def test_odd_tensors(self):
         tiny = np.float32(1e-45)

@@ -231,6 +231,16 @@ class Interrupts(Sweep):
             with self.subTest(signal=number):
                 self.interrupt([], lambda process: process.send_signal(number))
 
+    def test_fresh_loses_nothing(self):
+        self.finish_run()
+        before = self.parts("r")
+        process = self.start_run("--fresh")
+        wait_until(lambda: len(set(self.parts("r").items()) - set(before.items())) >= 5, process)
+        process.send_signal(signal.SIGINT)
+        self.assertEqual(finish(process)[0], INTERRUPTED)
+        self.assertEqual(len(self.parts("r")), CELLS)
+        self.assertEqual(column(self.path("r", "s.h5"), "status").count("done"), CELLS)
+
     def test_two_jobs(self):
         for number in (signal.SIGINT, signal.SIGTERM):
             for send in (lambda p: os.killpg(p.pid, number), lambda p: p.send_signal(number)):

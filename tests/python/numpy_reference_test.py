@@ -36,7 +36,7 @@ def named_formats():
     """{name: the composed object}, as the program prints them."""
     def show(*words):
         return subprocess.run([PROGRAM, "list", "formats", *words], check=True, capture_output=True, text=True).stdout
-    names = re.findall(r"^  (\S+) +[0-9.]+ bits:", show(), re.MULTILINE)
+    names = re.findall(r"^  (\S+) +[0-9.]+ bits(?: at K = 4096)?:", show(), re.MULTILINE)
     return {n: json.loads(re.search(r"the same as (\{.*\})", show(n)).group(1)) for n in names}
 
 
