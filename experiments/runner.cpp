@@ -288,7 +288,11 @@ RunSummary run_sweep(Sweep& sweep, const RunOptions& options) {
     progress.finish();
   }
   summary.interrupted = interrupt_requested();
-  finish(store, sweep, summary);
+  try {
+    finish(store, sweep, summary);
+  } catch (const DataError&) {
+    if (broken.empty()) throw;  // else what broke first is what to tell
+  }
   if (!broken.empty())
     throw DataError(broken + "; finished cells are safe, the same command goes on with the rest");
   return summary;
