@@ -22,12 +22,12 @@ const RowKernels* row_kernels_v4() {
 }
 
 const RowKernels& row_kernels() {
-  static const RowKernels& chosen = []() -> const RowKernels& {
+  static const RowKernels* const chosen = [] {
     const char* asked = std::getenv("FP4LAB_ISA");
     const RowKernels* wide = row_kernels_v4();
-    return wide && !(asked && std::string_view(asked) == "x86-64-v3") ? *wide : v3::kKernels;
+    return wide && !(asked && std::string_view(asked) == "x86-64-v3") ? wide : &v3::kKernels;
   }();
-  return chosen;
+  return *chosen;
 }
 
 }  // namespace fp4lab
