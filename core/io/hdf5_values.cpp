@@ -62,8 +62,8 @@ Handle link_properties() {
 
 void File::State::write(const std::string& path, hid_t type, const void* data, int64_t elements,
                         const std::vector<int64_t>& shape, bool compress) {
-  std::vector<hsize_t> dims(shape.begin(), shape.end());
-  if (dims.empty()) dims.push_back(hsize_t(elements));
+  std::vector<hsize_t> dims(std::max<size_t>(1, shape.size()), hsize_t(elements));
+  std::copy(shape.begin(), shape.end(), dims.begin());
   const hsize_t product = std::accumulate(dims.begin(), dims.end(), hsize_t(1), std::multiplies<>());
   FP4LAB_CHECK(product == hsize_t(elements), path, ": shape for ", product, " elements, data has ", elements);
   const Handle space(H5Screate_simple(int(dims.size()), dims.data(), nullptr), H5Sclose);
