@@ -261,7 +261,8 @@ TEST_CASE("hdf5: a size that the bytes cannot hold is refused before it is alloc
   const std::string message =
       message_of<DataError>([&] { h5::File::open_readonly(folder / "huge.h5").read_doubles("/x"); });
   CHECK(has(message, "/x"));
-  CHECK(has(message, "claims"));
+  // Ours, or the refusal of a newer HDF5 (1.14), which looks for itself.
+  CHECK((has(message, "claims") || has(message, "cannot ")));
 }
 
 TEST_CASE("hdf5: a full disk is a DataError of close, and silence afterwards", "[core][hdf5]") {
