@@ -1,6 +1,7 @@
 // kernels/cpu/gemm.h - the matrix products whose bits depend on nothing but their inputs.
 //   Every output is one chain of fused multiply-adds over ascending k (DESIGN.md, "Two machines, one
-//   algorithm"): tiles, threads, batch and vector width change nothing.
+//   algorithm"): tiles, threads, batch and vector width change nothing (of a NaN: that
+//   it is one; its sign and payload are not promised).
 #pragma once
 #include "core/matrix.h"
 
