@@ -57,6 +57,7 @@ const std::vector<Benchmark>& benchmarks() {
   static const std::vector<Benchmark> list = {
       {"codecs", "fake_quantize, quantize, dequantize against a copy of the same memory", &bench_codecs},
       {"searches", "scale searches, elements per second and core", &bench_searches},
+      {"gemm", "matrix products beside Eigen's for AVX-512, with one thread and all", &bench_gemm},
   };
   return list;
 }
