@@ -1,5 +1,5 @@
 // core/io/tensor_header.h - the layouts behind tensor_file.h, as functions of bytes in memory. Internal to
-// core/io. Every number is checked against the bytes at hand before anything is allocated from it: what these
+// core. Every number is checked against the bytes at hand before anything is allocated from it: what these
 // functions allocate is a small multiple of the header's own length. `path` is for messages only.
 #pragma once
 #include <cstddef>

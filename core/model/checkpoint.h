@@ -45,8 +45,8 @@ class Checkpoint {
   /// Weights as float32; DataError naming file, tensor and place for NaN or Inf. Pages are released as they
   /// are read, so that resident memory is the result.
   Matrix load(int64_t layer, Linear l) const;
-  /// The site's linears stacked, (sum of out, in).
-  Matrix load(int64_t layer, SiteKind s) const;
+  /// Linears of one site, stacked in this order: (sum of out, in).
+  Matrix load(int64_t layer, std::span<const Linear> stacked) const;
   enum class Norm : uint8_t { input, post_attention, q, k };
   std::vector<float> load_norm(int64_t layer, Norm n) const;
   std::vector<float> load_final_norm() const;

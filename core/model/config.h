@@ -25,12 +25,12 @@ struct ModelConfig {
   Rope rope;
 };
 
-/// Reads config.json, in the older spelling (`rope_theta`, `rope_scaling`, `torch_dtype`) or the newer one
-/// (`rope_parameters`, `dtype`); absent keys have transformers' defaults (head_dim = hidden_size / heads,
-/// kv_heads = heads, ...). DataError naming file and key for: a missing or broken file, an architecture or
-/// rope type that is not supported (the message lists what is), biases, another activation than silu, a
-/// sliding window in use, a quantization_config, sizes that are absent, not positive, absurd or do not fit
-/// each other.
+/// Reads config.json (`path` is the file or its folder), in the older spelling (`rope_theta`, `rope_scaling`,
+/// `torch_dtype`) or the newer one (`rope_parameters`, `dtype`); absent keys have transformers' defaults
+/// (head_dim = hidden_size / heads, of Qwen3 128; kv_heads = heads, ...). DataError naming file and key for:
+/// a missing or broken file, an architecture or rope type that is not supported (the message lists what is),
+/// biases, another activation than silu, a sliding window in use, a quantization_config, sizes that are
+/// absent, not positive, absurd or do not fit each other.
 ModelConfig read_model_config(const std::string& path);
 
 }  // namespace fp4lab
