@@ -5,7 +5,6 @@
 #include <string>
 #include <vector>
 
-
 namespace fp4lab {
 
 /// Windows of token ids, all of one length.
