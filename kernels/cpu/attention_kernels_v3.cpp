@@ -1,0 +1,5 @@
+// The attention kernels for x86-64-v3.
+#define FP4LAB_VECTOR 8
+#define FP4LAB_ISA_NAMESPACE v3
+#define FP4LAB_ISA_NAME "x86-64-v3"
+#include "kernels/cpu/attention_kernels.inc"
