@@ -23,12 +23,14 @@ void swiglu(MatrixView<const float> gate_up, MatrixView<float> out);
 /// Row-major index of the first NaN or Inf, or -1.
 int64_t first_nonfinite(MatrixView<const float> X);
 
-/// Per column: amax[c] = max(amax[c], |x|), sum_abs[c] += |x| in double over ascending rows.
+/// Per column: amax[c] = max(amax[c], |x|), sum_abs[c] += |x| in double over ascending rows. A NaN
+/// shows in the sum alone.
 void column_stats(MatrixView<const float> X, std::span<float> amax, std::span<double> sum_abs);
 
 /// Takes one tile of logits, the vocabulary entries [first, first + full.cols), into the tokens' scores;
 /// tiles come in ascending order. `quantized` is empty (no data) when there is one model only. labels[t] is
-/// the id that follows token t, or -1. A tile's sums are formed in fixed lanes in double.
+/// the id that follows token t, or -1. A tile's sums are formed in fixed lanes in double. Logits of -inf add
+/// nothing; a NaN shows in the sum; cross is Inf where the quantized model alone rules an entry out.
 void update_scores(MatrixView<const float> full, MatrixView<const float> quantized, int64_t first,
                    std::span<const int32_t> labels, std::span<TokenScores> scores);
 
