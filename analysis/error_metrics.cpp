@@ -47,7 +47,7 @@ const std::vector<ErrorMetric>& error_metrics() {
        [](S s) { return ratio(double(s.overflowing_groups), double(s.groups)); }},
       {"crest_factor", "1", "mean_g max|x| / rms(x)",
        "largest magnitude over rms, mean over groups with energy",
-       [](S s) { return ratio(s.crest, energetic_groups(s)); }},
+       [](S s) { return ratio(s.crest, double(s.crest_groups)); }},
       {"zero_group_share", "1", "#(groups with all x = 0) / #groups", "share of the groups without energy",
        [](S s) { return ratio(double(s.zero_groups), double(s.groups)); }},
       {"bits_per_element", "bits", "element bits + (scale and zero-point bits) / group",

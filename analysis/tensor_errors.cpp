@@ -144,6 +144,7 @@ bool add_group(ErrorSums& row, RowCounts& counts, const float* x, const float* y
   row.top += e * e;
   row.top_relative += e * e / (v * v);
   row.crest += std::fabs(v) / std::sqrt(energy / double(g));
+  row.crest_groups += 1;
   if (amax >= cut.threshold) add_outliers(row, x, y, g, cut, first);
   return true;
 }
@@ -240,7 +241,8 @@ Comparison compare(MatrixView<const float> X, const QuantizedMatrix* q, const Ro
 ErrorSums& ErrorSums::operator+=(const ErrorSums& o) {
   elements += o.elements, groups += o.groups, zero_groups += o.zero_groups;
   energy += o.energy, error += o.error, group_relative += o.group_relative;
-  top += o.top, top_relative += o.top_relative, crest += o.crest;
+  top += o.top, top_relative += o.top_relative;
+  crest += o.crest, crest_groups += o.crest_groups;
   nonzero += o.nonzero, dead += o.dead;
   clipped += o.clipped, overflowing_groups += o.overflowing_groups;
   outliers += o.outliers, outlier_ape += o.outlier_ape, outlier_se += o.outlier_se;

@@ -21,8 +21,9 @@ struct ErrorSums {
   double energy = 0, error = 0;  // sum x^2, sum (x - x^)^2
   double group_relative = 0;     // sum over groups with energy of sum (x-x^)^2 / sum x^2
   double top = 0,
-         top_relative = 0;  // sum over groups with energy of (x-x^)^2, (x-x^)^2 / x^2 at the argmax of |x|
-  double crest = 0;         // sum over groups with energy of max|x| / rms
+         top_relative = 0;   // sum over groups with energy of (x-x^)^2, (x-x^)^2 / x^2 at the argmax of |x|
+  double crest = 0;          // sum over groups with energy of max|x| / rms
+  int64_t crest_groups = 0;  // those groups; in rotated coordinates others have energy
   int64_t nonzero = 0, dead = 0;                // x != 0, and of those x^ == 0
   int64_t clipped = 0, overflowing_groups = 0;  // |x| > Qmax s; groups that hold one
   int64_t outliers = 0;                         // the top `outlier_share` magnitudes
