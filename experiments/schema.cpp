@@ -13,6 +13,29 @@ namespace {
 Json name_or_object(const std::vector<std::string>& names, Json object) {
   return {{"anyOf", Json::array({Json{{"enum", names}}, std::move(object)})}};
 }
+/// A transform, or a list of them.
+Json transforms_schema() {
+  Json one = {{"anyOf", Json::array({Json{{"enum", transform_names()}}})}};
+  for (const TransformEntry& t : transforms()) {
+    Json object = schema_of(declared_keys([&](Params& p) { declare_transform(t.name, p); }));
+    object["title"] = t.description;
+    one["anyOf"].push_back(std::move(object));
+  }
+  Json list = {{"type", "array"}, {"items", one}, {"maxItems", kMaxTransforms}};
+  one["anyOf"].push_back(std::move(list));
+  return one;
+}
+
+Json method_schema() {
+  const Json transforms = {{"$ref", "#/$defs/transforms"}};
+  Json by_site = {{"type", "object"}, {"minProperties", 1}, {"additionalProperties", false}};
+  for (const SiteKind s : {SiteKind::qkv, SiteKind::o, SiteKind::gate_up, SiteKind::down})
+    by_site["properties"][std::string(name(s))] = transforms;
+  Json method = schema_of(declared_keys(declare_method));
+  Json& key = method["properties"]["transform"];
+  key = {{"anyOf", Json::array({transforms, by_site})}, {"description", key["description"]}};
+  return name_or_object(method_names(), method);
+}
 }  // namespace
 
 std::string sweep_schema() {
@@ -50,7 +73,7 @@ std::string sweep_schema() {
   }
   properties["source"] = {{"anyOf", sources}};
   properties["format"] = {{"$ref", "#/$defs/format"}};
-  properties["method"] = name_or_object(method_names(), schema_of(declared_keys(declare_method)));
+  properties["method"] = method_schema();
   properties["name"] = {{"type", "string"}, {"description", "names the result file: results/<name>.h5"}};
   properties["description"] = {{"type", "string"}};
   properties["task"] = {{"enum", tasks}};
@@ -71,12 +94,15 @@ std::string sweep_schema() {
                       {"properties", properties},
                       {"required", {"name", "task"}},
                       {"additionalProperties", false}};
-  return Json{
-      {"$schema", "https://json-schema.org/draft/2020-12/schema"},
-      {"title", "fp4lab sweep"},
-      {"$defs", {{"sweep", sweep}, {"format", name_or_object(format_names(), format)}, {"rule", rule}}},
-      {"anyOf", Json::array({Json{{"$ref", "#/$defs/sweep"}},
-                             Json{{"type", "array"}, {"items", {{"$ref", "#/$defs/sweep"}}}}})}}
+  return Json{{"$schema", "https://json-schema.org/draft/2020-12/schema"},
+              {"title", "fp4lab sweep"},
+              {"$defs",
+               {{"sweep", sweep},
+                {"format", name_or_object(format_names(), format)},
+                {"rule", rule},
+                {"transforms", transforms_schema()}}},
+              {"anyOf", Json::array({Json{{"$ref", "#/$defs/sweep"}},
+                                     Json{{"type", "array"}, {"items", {{"$ref", "#/$defs/sweep"}}}}})}}
       .dump(2);
 }
 

@@ -8,32 +8,48 @@
 namespace fp4lab {
 
 namespace {
-constexpr MethodEntry kMethods[] = {
-    {"rtn", "round to nearest on the scales that weight_scales chooses", {}},
-};
+/// The same transforms at every site.
+SiteTransforms at_every_site(std::vector<TransformSpec> transforms) {
+  SiteTransforms all;
+  all.fill(transforms);
+  return all;
+}
+constexpr TransformSpec kGroupHadamard{TransformSpec::hadamard};
 
 MethodSpec read_object(Params& p) {
   const std::string base = p.choice("base", "rtn", method_names(), {"a named method to start from"});
+  const Json& transform = p.raw(
+      "transform", {"change of coordinates before quantizing: a name, an object with \"type\" (fp4lab list "
+                    "transforms), a list, or an object by site (qkv, o, gate_up, down); default the base's"});
   const Json& scales = p.raw(
       "weight_scales", {"how the weights' scales are chosen: rule (the format's own), alternate, mse_shrink, "
                         "four_over_six, sweep, search; default rule"});
   p.text("label", "", {"the name its rows carry"});
-  MethodSpec spec = find_named(kMethods, base)->spec;
+  MethodSpec spec = find_named(methods(), base)->spec;
   if (p.is_declaring()) return spec;
   p.done();
+  if (p.has("transform")) spec.transform = parse_site_transforms(transform, p.place("transform"));
   if (!scales.is_null()) spec.weight_scales = parse_weight_scales(scales, p.place("weight_scales"));
   return spec;
 }
 }  // namespace
 
-std::span<const MethodEntry> methods() { return kMethods; }
+std::span<const MethodEntry> methods() {
+  static const MethodEntry list[] = {
+      {"rtn", "round to nearest on the scales that weight_scales chooses", {}},
+      {"rtn+ht",
+       "rtn after a block Hadamard of the format's group size",
+       {.transform = at_every_site({kGroupHadamard}), .weight_scales = {}}},
+  };
+  return list;
+}
 
-std::vector<std::string> method_names() { return names_of(kMethods); }
+std::vector<std::string> method_names() { return names_of(methods()); }
 
 NamedMethod parse_method(const Json& value, const Place& place) {
   if (value.is_string()) {
     const std::string name = value.get<std::string>();
-    if (const MethodEntry* m = find_named(kMethods, name)) return {m->spec, name};
+    if (const MethodEntry* m = find_named(methods(), name)) return {m->spec, name};
     throw ConfigError(place.text() + ": " + unknown_name("method", name, method_names()));
   }
   if (!value.is_object())
@@ -46,7 +62,9 @@ NamedMethod parse_method(const Json& value, const Place& place) {
 void declare_method(Params& p) { read_object(p); }
 
 Json method_json(const MethodSpec& spec) {
-  return {{"weight_scales", weight_scales_json(spec.weight_scales)}};
+  Json json = {{"weight_scales", weight_scales_json(spec.weight_scales)}};
+  if (spec.transform != SiteTransforms{}) json["transform"] = site_transforms_json(spec.transform);
+  return json;
 }
 
 }  // namespace fp4lab

@@ -120,6 +120,16 @@ const std::vector<Kind>& kinds() {
          return v;
        },
        [](const std::string&) { return declared_keys(declare_method); }},
+      {"transforms", "changes of coordinates before quantizing (a method's transform)",
+       [] {
+         std::vector<Item> v;
+         for (const auto& t : transforms()) v.push_back({std::string(t.name), std::string(t.description)});
+         return v;
+       },
+       [](const std::string& item) {
+         return item.empty() ? std::vector<KeyInfo>{}
+                             : declared_keys([&](Params& p) { declare_transform(item, p); });
+       }},
       {"tasks", "what a cell does",
        [] {
          std::vector<Item> v;

@@ -1,6 +1,9 @@
 // The task `tensor_error`: quantize every tensor of a source in one format with one method, and say how far
 // the result is from the original. One cell is one format over all tensors: its scalars are the metrics of
 // all their groups and elements together, its arrays the same per tensor.
+//   Under a transform a tensor X is quantized as X T. Errors are taken in the original coordinates, after the
+//   way back; what is about the quantizer (dead zone, clipping, crest factor, scales, codes and their digest)
+//   in the rotated ones.
 #include <nlohmann/json.hpp>
 
 #include "analysis/tensor_errors.h"
@@ -9,6 +12,7 @@
 #include "experiments/sources/file_source.h"
 #include "experiments/tasks/tasks.h"
 #include "formats/registry.h"
+#include "kernels/cpu/linear_map.h"
 #include "methods/method.h"
 
 namespace fp4lab {
@@ -18,7 +22,7 @@ namespace {
 class TensorError : public CellTask {
  public:
   TensorError(Params& p, const TaskContext& context) {
-    const int64_t seed = p.integer("seed", 1, {"of synthetic tensors", 0, 0x1p53});
+    const int64_t seed = p.integer("seed", 1, {"of synthetic tensors and random signs", 0, 0x1p53});
     const Json& source = p.raw(
         "source",
         {"where the tensors come from: {\"checkpoint\": ...}, {\"file\": ...} or {\"synthetic\": ...}"});
@@ -46,6 +50,7 @@ class TensorError : public CellTask {
     source_ = opened.source;
     const FormatSpec base = parse_format(format, p.place("format")).spec;
     if (!method.is_null()) method_ = parse_method(method, p.place("method")).spec;
+    seed_ = uint64_t(seed);
     formats_.assign(source_->tensors().size(), base);
     p.set_resolved("overrides", read_overrides(overrides, p.place("overrides")));
     for (size_t i = 0; i < formats_.size(); ++i) check_tensor(p, i);
@@ -54,7 +59,8 @@ class TensorError : public CellTask {
     p.set_resolved("format", format_json(base));
     p.set_resolved("method", method_json(method_));
     p.set_resolved("keep", keep_codes_);
-    if (!opened.resolved->contains("synthetic")) p.drop_resolved("seed");  // nothing is drawn
+    // Nothing is drawn:
+    if (!opened.resolved->contains("synthetic") && !draws_signs()) p.drop_resolved("seed");
   }
 
   Record run() override;
@@ -68,14 +74,15 @@ class TensorError : public CellTask {
     }
     if (method_.weight_scales.kind == WeightScales::mse_shrink) per_element += 300e-9;
     if (method_.weight_scales.kind == WeightScales::alternate) per_element += 100e-9;
+    if (transformed()) per_element += 20e-9;  // measured twice; the rotations are quick beside that
     for (const FormatSpec& f : formats_)
       if (f.rule.kind == ScaleRule::sweep || method_.weight_scales.kind == WeightScales::replace) {
         per_element += 15e-9;
         break;
       }
-    // One tensor in float32 with its group amax and codes; kept codes of all tensors stay, and once more in
-    // the part's image.
-    return {elements * per_element, largest * 6 + (keep_codes_ ? elements * 2 : 0)};
+    // One tensor in float32 with its group amax and codes, under a transform also in the other coordinates;
+    // kept codes of all tensors stay, and once more in the part's image.
+    return {elements * per_element, largest * (transformed() ? 10 : 6) + (keep_codes_ ? elements * 2 : 0)};
   }
 
  private:
@@ -106,14 +113,74 @@ class TensorError : public CellTask {
       if (!problem.empty()) p.fail("method", problem);
     if (const std::string problem = shape_problem(formats_[i], t.cols); !problem.empty())
       p.fail("format", str("tensor ", t.name, " is (", t.rows, ", ", t.cols, "): ", problem));
+    if (!same_at_every_site(method_.transform) && !site_of_tensor(t.name))
+      p.fail("method", str("the transforms differ by site, and tensor ", t.name,
+                           " does not tell its own; names that do end in q_proj, k_proj, v_proj, o_proj, "
+                           "gate_proj, up_proj or down_proj, with or without .weight"));
+    for (const TransformSpec& transform : transforms_of(i))
+      if (const std::string problem = transform_problem(transform, t.cols, formats_[i].group_size);
+          !problem.empty())
+        p.fail("method", str("tensor ", t.name, " is (", t.rows, ", ", t.cols, "): ", problem));
   }
+
+  const std::vector<TransformSpec>& transforms_of(size_t i) const {
+    // Without a site of its own a tensor has the one list there is.
+    return method_.transform[size_t(site_of_tensor(source_->tensors()[i].name).value_or(SiteKind::qkv))];
+  }
+  bool transformed() const {
+    for (size_t i = 0; i < formats_.size(); ++i)
+      if (!transforms_of(i).empty()) return true;
+    return false;
+  }
+  bool draws_signs() const {
+    for (size_t i = 0; i < formats_.size(); ++i)
+      for (const TransformSpec& transform : transforms_of(i))
+        if (transform.randomize) return true;
+    return false;
+  }
+
+  struct Measured {
+    QuantizedMatrix quantized;  // of X T
+    ErrorSums sums;
+  };
+  Measured measure(size_t i) const;
 
   std::shared_ptr<const Source> source_;
   std::vector<FormatSpec> formats_;  // of each tensor
   MethodSpec method_;
+  uint64_t seed_ = 1;
   double outlier_share_ = 0.001;
   bool keep_codes_ = false;
 };
+
+TensorError::Measured TensorError::measure(size_t i) const {
+  const FormatSpec& format = formats_[i];
+  const Matrix x = source_->load(i);
+  const LinearMap map = fit_transforms(transforms_of(i), x.cols(), format.group_size, seed_, uint64_t(i));
+  if (map.identity()) {
+    QuantizedMatrix q = quantize(format, x, method_.weight_scales);
+    const ErrorSums sums = measure_errors(x, q, outlier_share_);
+    return {std::move(q), sums};
+  }
+  Matrix y = x.clone();
+  map_weights(map, y);
+  QuantizedMatrix q = [&] {
+    try {
+      return quantize(format, y, method_.weight_scales);
+    } catch (const DataError& e) {  // the source is finite, but sums of huge elements need not be
+      throw DataError(str("tensor ", source_->tensors()[i].name, " after its transform: ", e.what()));
+    }
+  }();
+  const ErrorSums rotated = measure_errors(y, q, outlier_share_);
+  dequantize(q, y);
+  unmap_weights(map, y);
+  ErrorSums sums = measure_errors(x, y, format, outlier_share_);
+  sums.nonzero = rotated.nonzero, sums.dead = rotated.dead;
+  sums.clipped = rotated.clipped, sums.overflowing_groups = rotated.overflowing_groups;
+  sums.crest = rotated.crest, sums.crest_groups = rotated.crest_groups;
+  sums.scale_histogram = rotated.scale_histogram;
+  return {std::move(q), std::move(sums)};
+}
 
 std::vector<uint8_t> plain(const Bytes& b) { return {b.begin(), b.end()}; }
 
@@ -150,9 +217,7 @@ Record TensorError::run() {
   for (size_t i = 0; i < formats_.size(); ++i) {
     check_interrupt();
     const SourceTensor& t = source_->tensors()[i];
-    const Matrix x = source_->load(i);
-    const QuantizedMatrix q = quantize(formats_[i], x, method_.weight_scales);
-    const ErrorSums sums = measure_errors(x, q, outlier_share_);
+    const auto [q, sums] = measure(i);
     for (size_t m = 0; m < metrics.size(); ++m) per_tensor[m].push_back(metrics[m].value(sums));
     total += sums;
     names.push_back(t.name), rows.push_back(double(t.rows)), cols.push_back(double(t.cols));
