@@ -1,6 +1,8 @@
 #include "core/random.h"
 
+#include <algorithm>
 #include <cmath>
+#include <numeric>
 
 #include "core/errors.h"
 
@@ -27,6 +29,18 @@ std::array<double, 2> normal_pair(const std::array<uint32_t, 4>& block) {
   const double radius = std::sqrt(-2 * std::log(uniform_open(block[0], block[1])));
   const double angle = 6.283185307179586476925 * uniform_open(block[2], block[3]);
   return {radius * std::cos(angle), radius * std::sin(angle)};
+}
+
+std::vector<int64_t> sample_without_replacement(const Stream& stream, int64_t population, int64_t count) {
+  std::vector<int64_t> all(static_cast<size_t>(population));
+  std::iota(all.begin(), all.end(), int64_t{0});
+  if (count >= population) return all;
+  // The first `count` steps of a Fisher-Yates shuffle.
+  for (int64_t i = 0; i < count; ++i)
+    std::swap(all[size_t(i)], all[size_t(i) + size_t(stream.below(uint64_t(i), uint64_t(population - i)))]);
+  all.resize(size_t(count));
+  std::sort(all.begin(), all.end());
+  return all;
 }
 
 }  // namespace fp4lab

@@ -5,6 +5,7 @@
 #include <array>
 #include <cstdint>
 #include <string_view>
+#include <vector>
 
 #include "core/portable.h"
 
@@ -47,5 +48,9 @@ FP4LAB_HD constexpr double uniform_open(uint32_t hi, uint32_t lo) {
 
 /// Two independent N(0,1) numbers from one block (Box and Muller).
 std::array<double, 2> normal_pair(const std::array<uint32_t, 4>& block);
+
+/// `count` different numbers of 0..population-1 in ascending order, every set equally likely; all of them
+/// when count >= population.
+std::vector<int64_t> sample_without_replacement(const Stream& stream, int64_t population, int64_t count);
 
 }  // namespace fp4lab

@@ -3,7 +3,7 @@
 #include <algorithm>
 #include <cstring>
 #include <nlohmann/json.hpp>
-#include <unordered_map>
+#include <numeric>
 
 #include "core/io/tensor_file.h"
 #include "core/params.h"
@@ -12,24 +12,6 @@
 namespace fp4lab {
 
 namespace {
-/// `n` of 0..m-1 without repeats: the first n steps of a Fisher-Yates shuffle, of which only the entries that
-/// moved are kept. With a larger n the earlier picks stay.
-std::vector<int64_t> draw(int64_t n, int64_t m, uint64_t seed) {
-  const Stream stream(seed, "calibration windows");
-  std::unordered_map<int64_t, int64_t> moved;
-  const auto at = [&](int64_t i) {
-    const auto it = moved.find(i);
-    return it == moved.end() ? i : it->second;
-  };
-  std::vector<int64_t> picked;
-  for (int64_t i = 0; i < n; ++i) {
-    const int64_t j = i + int64_t(stream.below(uint64_t(i), uint64_t(m - i)));
-    picked.push_back(at(j));
-    moved[j] = at(i);
-  }
-  return picked;
-}
-
 template <class T>
 int64_t element(const std::byte* bytes, int64_t i) {
   T x;
@@ -116,10 +98,10 @@ TokenWindows Corpus::cut(const WindowChoice& choice, int64_t vocab_size) const {
                         "); ", choice.windows == 0 ? "some" : str(choice.windows), " are asked for",
                         choice.offset == 0 ? "" : str(" after the first ", choice.offset)));
 
-  std::vector<int64_t> chosen;
-  if (choice.random) chosen = draw(wanted, available, choice.seed);
-  for (int64_t w = int64_t(chosen.size()); w < wanted; ++w) chosen.push_back(w);
-  std::sort(chosen.begin(), chosen.end());
+  std::vector<int64_t> chosen(static_cast<size_t>(wanted));
+  std::iota(chosen.begin(), chosen.end(), int64_t{0});
+  if (choice.random)
+    chosen = sample_without_replacement(Stream(choice.seed, "calibration windows"), available, wanted);
 
   TokenWindows out;
   out.windows = wanted, out.length = length;
