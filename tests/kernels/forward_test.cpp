@@ -1,0 +1,202 @@
+// Logits against an independent implementation (transformers in float32; the files say which).
+//
+// The bound. Two float32 implementations of one model differ by rounding alone. A product of K terms is off
+// by about sqrt(K) u |x| |w| (u = 2^-24, errors of either sign), so one block moves the residual stream by at
+// most about  e = u sum over its four sites of sqrt(K_site)  of its norm, and both implementations do. What a
+// relative error of e per block becomes at the end is the model's own gain g, measured here by disturbing the
+// embeddings by a known relative amount. With L blocks and the head's own product:
+//   |difference of logit (t, v)| <= 2 (g L e + sqrt(K) u) |h_t| |w_v|
+#include "kernels/forward/forward.h"
+
+#include <cmath>
+#include <filesystem>
+
+#include "core/random.h"
+#include "experiments/sources/source.h"
+#include "kernels/cpu/elementwise.h"
+#include "kernels/cpu/gemm.h"
+#include "tests/catch.h"
+
+using namespace fp4lab;
+
+namespace {
+
+const std::string kShipped = std::string(FP4LAB_SOURCE_DIR) + "/experiments/data/tiny-llama";
+
+struct Golden {
+  std::vector<int32_t> ids;
+  std::vector<int64_t> rows;  // tokens whose logits are stored
+  Matrix logits, hidden;      // (rows, vocab), (tokens, hidden): after the final norm
+};
+
+std::vector<int64_t> integers(const TensorFile& file, std::string_view name) {
+  const TensorInfo& t = file.at(name);
+  std::vector<float> values(size_t(t.elements));
+  load_floats(file, t, values);  // exact for small integers
+  return {values.begin(), values.end()};
+}
+
+Golden read_golden(const std::string& folder) {
+  const TensorFile file = TensorFile::open(folder + "/golden.safetensors");
+  Golden g;
+  for (const int64_t id : integers(file, "ids")) g.ids.push_back(int32_t(id));
+  g.logits = load_matrix(file, file.at("logits"));
+  g.hidden = load_matrix(file, file.at("hidden_last"));
+  if (file.find("logits_rows"))
+    g.rows = integers(file, "logits_rows");
+  else
+    for (int64_t t = 0; t < g.logits.rows(); ++t) g.rows.push_back(t);
+  return g;
+}
+
+/// Hidden states after the final norm, the embeddings disturbed by a relative `noise`.
+Matrix final_states(Ops& ops, const Checkpoint& model, const std::vector<int32_t>& ids, double noise) {
+  const ModelConfig& config = model.config();
+  Matrix h(int64_t(ids.size()), config.hidden_size);
+  model.embed(ids, h);
+  const Stream stream(7, "noise");
+  for (int64_t i = 0; i < h.size(); ++i) {
+    const double sign = stream.below(uint64_t(i), 2) ? 1 : -1;
+    h.data()[i] = float(h.data()[i] * (1 + sign * noise));
+  }
+  Forward forward(ops, config, 1, int64_t(ids.size()));
+  for (int64_t layer = 0; layer < config.layers; ++layer)
+    run_layer(ops, forward, load_block(ops, model, layer), h, [] {});
+  const std::vector<float> norm = model.load_final_norm();
+  rms_norm(h, norm, float(config.rms_norm_eps), h);
+  return h;
+}
+
+double norm(const float* x, int64_t n) {
+  double sum = 0;
+  for (int64_t i = 0; i < n; ++i) sum += double(x[i]) * double(x[i]);
+  return std::sqrt(sum);
+}
+
+void check_golden(const std::string& folder) {
+  const Checkpoint model = Checkpoint::open(folder);
+  const ModelConfig& config = model.config();
+  const Golden golden = read_golden(folder);
+  const std::unique_ptr<Ops> ops = make_cpu_ops();
+  const Matrix h = final_states(*ops, model, golden.ids, 0);
+  const int64_t width = h.cols();
+
+  // The gain: the largest over tokens, since every token is held to the bound.
+  const double noise = 0x1p-12;
+  const Matrix disturbed = final_states(*ops, model, golden.ids, noise);
+  double gain = 0;
+  for (int64_t t = 0; t < h.rows(); ++t) {
+    double moved = 0;
+    for (int64_t c = 0; c < width; ++c) moved += std::pow(double(h(t, c)) - double(disturbed(t, c)), 2);
+    gain = std::max(gain, std::sqrt(moved) / norm(h.row(t), width) / noise);
+  }
+  double per_block = 0;
+  for (int s = 0; s < kSites; ++s)
+    per_block += 0x1p-24 * std::sqrt(double(model.shape(linears_of(SiteKind(s))[0])[1]));
+  const double bound = 2 * (gain * double(config.layers) * per_block + 0x1p-24 * std::sqrt(double(width)));
+
+  const Matrix head = model.load_head(0, config.vocab_size);
+  REQUIRE(golden.logits.cols() == config.vocab_size);
+  double worst = 0, largest = 0, worst_state = 0;
+  for (size_t i = 0; i < golden.rows.size(); ++i) {
+    const int64_t t = golden.rows[i];
+    Matrix logits(1, config.vocab_size);
+    gemm(h.view().middle_rows(t, 1), head, logits);
+    for (int64_t v = 0; v < config.vocab_size; ++v) {
+      const double difference = std::fabs(double(logits(0, v)) - double(golden.logits(int64_t(i), v)));
+      largest = std::max(largest, difference);
+      worst = std::max(worst, difference / norm(h.row(t), width) / norm(head.row(v), width));
+    }
+  }
+  for (int64_t t = 0; t < h.rows(); ++t) {
+    double difference = 0;
+    for (int64_t c = 0; c < width; ++c)
+      difference += std::pow(double(h(t, c)) - double(golden.hidden(t, c)), 2);
+    worst_state = std::max(worst_state, std::sqrt(difference) / norm(h.row(t), width));
+  }
+  WARN(folder << ": gain " << gain << ", bound " << bound << ", worst logit " << worst << " of |h||w| ("
+              << largest << " absolute), worst state " << worst_state);
+  CHECK(worst <= bound);
+  CHECK(worst_state <= bound);
+  CHECK(bound < 1e-3);  // the bound says something
+}
+
+std::string data(const std::string& model) { return expand_path("${FP4LAB_DATA}/models/" + model, "."); }
+
+}  // namespace
+
+TEST_CASE("forward: logits of the shipped model are the golden ones", "[kernels][forward]") {
+  check_golden(kShipped);
+}
+
+TEST_CASE("forward: logits of other models are the golden ones", "[kernels][forward]") {
+  for (const char* name : {"small", "qwen3-random", "llama31-random"}) {
+    if (!std::filesystem::exists(data(name))) FP4LAB_SKIP(data(name) << " is not there");
+    check_golden(data(name));
+  }
+}
+
+TEST_CASE("forward: bits depend on a window alone", "[kernels][forward]") {
+  const Checkpoint model = Checkpoint::open(kShipped);
+  const std::unique_ptr<Ops> ops = make_cpu_ops();
+  const int64_t length = 48;
+  std::vector<int32_t> ids;
+  const Stream stream(1, "ids");
+  for (uint64_t i = 0; i < 5 * length; ++i) ids.push_back(int32_t(stream.below(i, 8192)));
+  const auto run = [&](std::span<const int32_t> tokens, int64_t chunk) {
+    Matrix h(int64_t(tokens.size()), model.config().hidden_size);
+    model.embed(tokens, h);
+    Forward forward(*ops, model.config(), chunk, length);
+    for (int64_t layer = 0; layer < 2; ++layer)
+      run_layer(*ops, forward, load_block(*ops, model, layer), h, [] {});
+    return h;
+  };
+  const Matrix all = run(ids, 5), pairs = run(ids, 2);
+  const Matrix third = run(std::span(ids).subspan(2 * length, length), 1);
+  for (int64_t t = 0; t < all.rows(); ++t)
+    for (int64_t c = 0; c < all.cols(); ++c) {
+      REQUIRE(all(t, c) == pairs(t, c));
+      if (t / length == 2) REQUIRE(all(t, c) == third(t - 2 * length, c));
+    }
+  // A later token changes nothing before it.
+  std::vector<int32_t> changed = ids;
+  changed[30] = (changed[30] + 1) % 8192;
+  const Matrix other = run(changed, 5);
+  bool differs = false;
+  for (int64_t t = 0; t < length; ++t)
+    for (int64_t c = 0; c < all.cols(); ++c) {
+      if (t < 30) REQUIRE(all(t, c) == other(t, c));
+      differs = differs || all(t, c) != other(t, c);
+    }
+  CHECK(differs);
+}
+
+TEST_CASE("forward: a NaN is named by block and linear", "[kernels][forward]") {
+  const Checkpoint model = Checkpoint::open(kShipped);
+  const std::unique_ptr<Ops> ops = make_cpu_ops();
+  BlockWeights block = load_block(*ops, model, 1);
+  Matrix h(16, model.config().hidden_size);
+  const std::vector<int32_t> ids(16, 5);
+  Forward forward(*ops, model.config(), 1, 16);
+  const auto message = [&] {
+    model.embed(ids, h);
+    try {
+      run_layer(*ops, forward, block, h, [] {});
+    } catch (const DataError& e) {
+      return std::string(e.what());
+    }
+    return std::string("nothing was wrong");
+  };
+  CHECK(message() == "nothing was wrong");
+  // Row 300 of the stacked q (256), k (128), v (128) weights is k's row 44.
+  const float kept = block.sites[0].parts[0].W.view()(300, 7);
+  block.sites[0].parts[0].W.view()(300, 7) = INFINITY;
+  CHECK(message().find(
+            "layers.1.self_attn.k_proj: its output is NaN or infinite at token 0 of a window, channel 44") !=
+        std::string::npos);
+  block.sites[0].parts[0].W.view()(300, 7) = kept;
+  block.sites[3].parts[0].W.view()(3, 0) = NAN;
+  CHECK(message().find(
+            "layers.1.mlp.down_proj: its output is NaN or infinite at token 0 of a window, channel 3") !=
+        std::string::npos);
+}
