@@ -14,6 +14,10 @@ namespace fp4lab {
 
 class GroupCoder;  // formats/group_coder.h
 
+/// s_T of a tensor with this amax: amax / (scale max * Qmax), for NVFP4 amax / 2688 (four_over_six:
+/// amax / 1536); 1 for a tensor of zeros.
+float tensor_scale_for(const FormatSpec& format, float amax);
+
 /// The stored scales of a matrix.
 struct Scales {
   int64_t rows = 0, cols = 0;  // of the matrix they belong to

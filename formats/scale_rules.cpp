@@ -22,8 +22,7 @@ constexpr ScaleRuleEntry kRules[] = {
     {ScaleRule::map, "map", "the power of two that puts amax/scale in [c, 2c)", true, true},
     {ScaleRule::nearest, "nearest", "2^round(log2(amax/Qmax))", true, true},
     {ScaleRule::fpq, "fpq", "the paper's (2^(emax+1)/Qmax) 2^(floor(log2 amax) - emax)", true, true},
-    {ScaleRule::fitted, "fitted", "2^(a q + b) with a, b fitted to the tensor's range of scales", true,
-     false},
+    {ScaleRule::fitted, "fitted", "2^(a q + b) with a, b fitted to the tensor's range of scales", true, true},
     {ScaleRule::quest, "quest", "2^floor(log2(2.9225/6 std + 1e-8)); for rotated data", true, true},
     {ScaleRule::search, "search", "the best of k powers of two by MSE: f = floor, 2f, f/2, ...", true, false},
 };

@@ -63,6 +63,11 @@ float tensor_scale_divisor(const FormatSpec& format) {
   return format.scale.max * format.element.scale_max;
 }
 
+float tensor_scale_for(const FormatSpec& format, float amax) {
+  // amax = 0 gives 1: any positive number would do, every group scale is 0.
+  return amax > 0 ? amax / tensor_scale_divisor(format) : 1.0f;
+}
+
 std::vector<float> tensor_factors(const FormatSpec& format, const WeightScales& search,
                                   MatrixView<const float> X, Floats* group_amax) {
   FormatSpec f = format;
@@ -76,14 +81,12 @@ std::vector<float> tensor_factors(const FormatSpec& format, const WeightScales& 
       f.rule.kind == ScaleRule::fitted ? fitted_factors(f, m) : std::vector<float>{};
   if (group_amax) *group_amax = std::move(m.groups);
   if (f.rule.kind == ScaleRule::fitted) return fitted;
-  // amax = 0 gives 1: any positive number would do, every group scale is 0.
-  auto scale_for = [&](float a) { return a > 0 ? a / tensor_scale_divisor(f) : 1.0f; };
   if (f.tensor_scale.mode == TensorScale::per_token) {
     std::vector<float> factors;
-    for (float a : amax) factors.push_back(scale_for(a));
+    for (float a : amax) factors.push_back(tensor_scale_for(f, a));
     return factors;
   }
-  const float first = scale_for(amax.empty() ? 0.0f : *std::max_element(amax.begin(), amax.end()));
+  const float first = tensor_scale_for(f, amax.empty() ? 0.0f : *std::max_element(amax.begin(), amax.end()));
   return {search.kind == WeightScales::alternate ? alternate_tensor_scale(format, X, first) : first};
 }
 
