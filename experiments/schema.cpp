@@ -62,7 +62,9 @@ std::string sweep_schema() {
   Json properties = Json::object();
   for (const TaskKind& task : task_kinds()) {
     SourceCache cache;
-    const Json keys = schema_of(declared_keys([&](Params& p) { task.make(p, TaskContext{"", {}, &cache}); }));
+    const Json keys = schema_of(declared_keys([&](Params& p) {
+      task.make(p, TaskContext{"", {}, &cache, nullptr, ""});
+    }));
     properties.update(keys["properties"]);
   }
   std::vector<std::string> tasks, metrics;

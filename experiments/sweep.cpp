@@ -10,6 +10,7 @@
 #include "core/text.h"
 #include "experiments/axes.h"
 #include "experiments/content_hash.h"
+#include "experiments/model/shared_model.h"
 
 namespace fp4lab {
 
@@ -93,7 +94,9 @@ Sweep resolve(const Json& object, const nlohmann::ordered_json& ordered, const P
   if (sweep.metrics == std::vector<std::string>{"default"}) sweep.metrics = task.default_columns;
   const std::vector<std::string> known_metrics = task.metrics();
   for (const std::string& m : sweep.metrics)
-    if (std::find(known_metrics.begin(), known_metrics.end(), m) == known_metrics.end())
+    // "perplexity@wikitext2_test": of one corpus of several.
+    if (std::find(known_metrics.begin(), known_metrics.end(), m.substr(0, m.find('@'))) ==
+        known_metrics.end())
       p.fail("metrics", unknown_name("metric", m, known_metrics));
 
   int64_t combinations = 1;
@@ -206,10 +209,13 @@ std::vector<Sweep> load_sweeps(const std::string& path, const std::vector<Settin
     if (!taken) throw ConfigError("--set " + key + ": no sweep of " + path + " has this key");
   }
 
+  const std::filesystem::path cache = std::filesystem::path(hash_cache).parent_path();
   ContentHashes hashes(hash_cache);
   SourceCache sources;
+  ModelCache models;
   TaskContext context{std::filesystem::path(path).parent_path().string(),
-                      [&](const std::string& p) { return hashes.of(p); }, &sources};
+                      [&](const std::string& p) { return hashes.of(p); }, &sources, &models,
+                      (cache.empty() ? std::filesystem::temp_directory_path() / "fp4lab" : cache) / "cache"};
   std::vector<Sweep> sweeps;
   for (size_t i = 0; i < count; ++i) {
     const Place place{path, is_list ? "/" + std::to_string(i) : "", nullptr};

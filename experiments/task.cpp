@@ -28,7 +28,9 @@ SourceCache::SourceCache() : state_(std::make_unique<State>()) {}
 SourceCache::~SourceCache() = default;
 
 SourceCache::Opened SourceCache::open(const Json& object, const Place& place, const SourceContext& context) {
-  const std::string key = str(context.seed, " ", context.base_dir, " ", object.dump());
+  const auto text = [](const Json* j) { return j ? j->dump() : ""; };
+  const std::string key = str(context.seed, " ", context.base_dir, " ", object.dump(), " ",
+                              text(context.model), " ", text(context.calibration));
   auto at = state_->entries.find(key);
   if (at == state_->entries.end()) {
     State::Entry entry;

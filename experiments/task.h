@@ -52,10 +52,14 @@ class SourceCache {
   std::unique_ptr<State> state_;
 };
 
+class ModelCache;
+
 struct TaskContext {
   std::string base_dir;
   std::function<std::string(const std::string&)> content_hash;
   SourceCache* sources;
+  ModelCache* models;
+  std::string cache_dir;  // for what is gathered from models
 };
 
 struct TaskKind {

@@ -50,7 +50,7 @@ std::vector<KeyInfo> task_keys(const std::string& item) {
     if (t.name == item || item.empty())
       return declared_keys([&](Params& p) {
         SourceCache sources;
-        TaskContext context{"", {}, &sources};
+        TaskContext context{"", {}, &sources, nullptr, ""};
         t.make(p, context);
       });
   return {};

@@ -40,5 +40,6 @@ std::unique_ptr<Source> make_tensor_file_source(TensorFile file,
 
 std::unique_ptr<Source> make_checkpoint_source(Params& p, const SourceContext& context);
 std::unique_ptr<Source> make_file_source(Params& p, const SourceContext& context);
+std::unique_ptr<Source> make_activation_source(Params& p, const SourceContext& context);
 
 }  // namespace fp4lab

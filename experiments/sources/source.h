@@ -25,12 +25,21 @@ class Source {
   virtual Matrix load(size_t i) const = 0;
 };
 
+class ModelCache;
+
 /// What a source needs from the sweep around it.
 struct SourceContext {
   std::string base_dir;  // paths in the sweep are relative to its file's folder
-  uint64_t seed;
+  uint64_t seed = 0;
   /// Content hash of a file or checkpoint folder, remembered by (path, size, mtime).
-  std::function<std::string(const std::string& path)> content_hash;
+  std::function<std::string(const std::string& path)> content_hash = {};
+  /// For captured activations: the cell's keys "model" and "calibration" (null when absent) and where they
+  /// stand, the models of this run, and the folder for what is gathered from them.
+  const Json* model = nullptr;
+  const Json* calibration = nullptr;
+  Place model_place = {}, calibration_place = {};
+  ModelCache* models = nullptr;
+  std::string cache_dir = {};
 };
 
 /// One kind of source: the key that selects it ("checkpoint", "file", "synthetic"), one line, and its

@@ -5,5 +5,6 @@
 namespace fp4lab {
 
 TaskKind tensor_error_task();
+TaskKind model_task();
 
 }  // namespace fp4lab

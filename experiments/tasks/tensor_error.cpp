@@ -25,7 +25,11 @@ class TensorError : public CellTask {
     const int64_t seed = p.integer("seed", 1, {"of synthetic tensors and random signs", 0, 0x1p53});
     const Json& source = p.raw(
         "source",
-        {"where the tensors come from: {\"checkpoint\": ...}, {\"file\": ...} or {\"synthetic\": ...}"});
+        {"where the tensors come from: {\"checkpoint\": ...}, {\"activations\": ...}, {\"file\": ...} or "
+         "{\"synthetic\": ...}"});
+    const Json& model = p.raw("model", {"{\"path\": checkpoint folder}: whose activations"});
+    const Json& calibration =
+        p.raw("calibration", {"{\"corpus\": token file, ...}: on what text they are captured"});
     const Json& format = p.raw("format", {"a named format, or an object"});
     const Json& method = p.raw("method", {"a named method, or an object; default rtn"});
     const Json& overrides = p.raw("overrides", {"list of {\"match\": pattern, \"format\": format}: other "
@@ -45,8 +49,15 @@ class TensorError : public CellTask {
     if (source.is_null()) p.fail("source", "missing key \"source\": where the tensors come from");
     if (format.is_null()) p.fail("format", "missing key \"format\"");
 
-    const SourceCache::Opened opened = context.sources->open(
-        source, p.place("source"), {context.base_dir, uint64_t(seed), context.content_hash});
+    const bool captured = source.is_object() && source.contains("activations");
+    for (const char* key : {"model", "calibration"})
+      if (!captured && p.has(key)) p.fail(key, str("only a source of activations reads \"", key, "\""));
+    SourceContext around{context.base_dir, uint64_t(seed), context.content_hash};
+    if (!model.is_null()) around.model = &model;
+    if (!calibration.is_null()) around.calibration = &calibration;
+    around.model_place = p.place("model"), around.calibration_place = p.place("calibration");
+    around.models = context.models, around.cache_dir = context.cache_dir;
+    const SourceCache::Opened opened = context.sources->open(source, p.place("source"), around);
     source_ = opened.source;
     const FormatSpec base = parse_format(format, p.place("format")).spec;
     if (!method.is_null()) method_ = parse_method(method, p.place("method")).spec;
@@ -60,7 +71,9 @@ class TensorError : public CellTask {
     p.set_resolved("method", method_json(method_));
     p.set_resolved("keep", keep_codes_);
     // Nothing is drawn:
-    if (!opened.resolved->contains("synthetic") && !draws_signs()) p.drop_resolved("seed");
+    for (const char* key : {"model", "calibration"}) p.drop_resolved(key);  // in the source
+    if (!opened.resolved->contains("synthetic") && !opened.resolved->contains("seed") && !draws_signs())
+      p.drop_resolved("seed");
   }
 
   Record run() override;

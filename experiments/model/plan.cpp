@@ -1,0 +1,206 @@
+#include "experiments/model/plan.h"
+
+#include <algorithm>
+#include <nlohmann/json.hpp>
+
+#include "core/text.h"
+#include "experiments/sources/file_source.h"
+#include "formats/registry.h"
+#include "methods/site.h"
+#include "methods/transforms/transform.h"
+
+namespace fp4lab {
+
+namespace {
+
+const std::vector<std::string> kActivationScales = {"per_token", "dynamic", "static"};
+
+/// The cell's activations: the same format as the weights, another, or none.
+struct Activations {
+  bool same = false;
+  std::optional<FormatSpec> format;
+  bool own_scale = false;  // its JSON says how its tensor scale is made
+};
+
+/// A weight format's own tensor scale is one per tensor; activations have it as `activation_scale` says.
+FormatSpec for_activations(FormatSpec f, const std::string& scale) {
+  if (f.tensor_scale.mode == TensorScale::none) return f;
+  f.tensor_scale = {scale == "per_token" ? TensorScale::per_token : TensorScale::dynamic, 0};
+  return f;
+}
+
+void check_activation_rule(const Params& p, std::string_view key, const FormatSpec& f) {
+  const ScaleRuleEntry& rule = entry_of(f.rule.kind);
+  if (!rule.for_activations)
+    p.fail(key, str("rule ", rule.name,
+                    " searches offline and serves weights only; activations need a rule that "
+                    "runs on line"));
+}
+
+/// What an override or the cell itself asks for, for one linear.
+LinearPlan linear_plan(const std::optional<FormatSpec>& weights, const Activations& a,
+                       const std::string& scale) {
+  LinearPlan plan{weights, {}};
+  if (a.same) {
+    if (weights) plan.activations = for_activations(*weights, scale);
+  } else if (a.format) {
+    plan.activations = a.own_scale ? *a.format : for_activations(*a.format, scale);
+  }
+  return plan;
+}
+
+/// "same", null, or a format.
+Activations read_activations(const Params& p, const Json& value, const std::string& fallback) {
+  if (value.is_null()) return {fallback == "same", {}, false};
+  if (value.is_string() && value.get<std::string>() == "same") return {true, {}, false};
+  return {false, parse_format(value, p.place("activations")).spec,
+          value.is_object() && value.contains("tensor_scale")};
+}
+
+Json format_or_null(const std::optional<FormatSpec>& f) { return f ? format_json(*f) : Json(); }
+
+/// Every linear's name, as patterns see it.
+std::string full_name(int64_t layer, Linear l) { return "model." + linear_name(layer, l) + ".weight"; }
+
+/// Calls `apply` for each linear, the head and the embedding that the pattern means; false when none is.
+template <class F>
+bool for_matches(const std::string& pattern, ModelPlan& plan, const F& apply) {
+  bool any = false;
+  for (size_t layer = 0; layer < plan.layers.size(); ++layer)
+    for (int l = 0; l < kLinears; ++l)
+      if (pattern_matches(pattern, full_name(int64_t(layer), Linear(l))))
+        apply(plan.layers[layer][size_t(l)]), any = true;
+  if (pattern_matches(pattern, "lm_head.weight")) apply(plan.head), any = true;
+  if (pattern_matches(pattern, "model.embed_tokens.weight")) {
+    LinearPlan table{plan.embedding, {}};
+    apply(table);
+    plan.embedding = table.weights;
+    any = true;
+  }
+  return any;
+}
+
+int64_t inputs_of(const ModelConfig& c, Linear l) {
+  if (l == Linear::o) return c.heads * c.head_dim;
+  return l == Linear::down ? c.intermediate_size : c.hidden_size;
+}
+
+void check_plan(const Params& p, const ModelPlan& plan, const ModelConfig& config) {
+  for (size_t layer = 0; layer < plan.layers.size(); ++layer)
+    for (int i = 0; i < kLinears; ++i) {
+      const auto l = Linear(i);
+      const LinearPlan& f = plan.layers[layer][size_t(i)];
+      const std::string problem =
+          site_problem(plan.method, site_of(l), f.weights ? &*f.weights : nullptr,
+                       f.activations ? &*f.activations : nullptr, inputs_of(config, l));
+      if (!problem.empty())
+        p.fail("format",
+               str(linear_name(int64_t(layer), l), " has ", inputs_of(config, l), " inputs: ", problem));
+      if (f.activations) check_activation_rule(p, "activations", *f.activations);
+    }
+  for (const auto& f : {plan.head.weights, plan.head.activations, plan.embedding})
+    if (f)
+      if (const std::string problem = shape_problem(*f, config.hidden_size); !problem.empty())
+        p.fail("format", str("lm_head and embeddings have ", config.hidden_size, " inputs: ", problem));
+}
+
+}  // namespace
+
+bool ModelPlan::draws_signs() const {
+  for (const auto& site : method.transform)
+    for (const TransformSpec& t : site)
+      if (t.randomize) return true;
+  return false;
+}
+
+ModelPlan read_model_plan(Params& p, const ModelConfig* config, uint64_t seed) {
+  ModelPlan plan;
+  plan.seed = seed;
+  const Json& format =
+      p.raw("format", {"of the weights: a named format, an object, or null (full precision)"});
+  const Json& activations =
+      p.raw("activations", {"of what flows into the linears: \"same\" as the weights, null "
+                            "(full precision, W4A16), or a format; default same"});
+  const std::string scale =
+      p.choice("activation_scale", "per_token", kActivationScales,
+               {"the activations' tensor scale, for formats that have one: one per token, one per window, or "
+                "fixed by the calibration"});
+  const Json& method = p.raw("method", {"a named method, or an object; default rtn"});
+  plan.fuse = p.boolean("fuse", true, {"q/k/v and gate/up are quantized as one stacked matrix each"});
+  const std::vector<std::string> skip = p.texts(
+      "skip", {"lm_head", "embed_tokens"},
+      {"patterns of linears that stay in full precision; the default is what is not skipped by a list "
+       "of your own"});
+  const Json& overrides =
+      p.raw("overrides", {"list of {\"match\": pattern, \"format\": format, \"activations\": format}: other "
+                          "formats for some linears; the last match counts"});
+  if (p.is_declaring()) return plan;
+  if (!p.has("format")) p.fail("format", "missing key \"format\"; null is full precision");
+  std::optional<FormatSpec> weights;
+  if (!format.is_null()) weights = parse_format(format, p.place("format")).spec;
+  const Activations own = p.has("activations") ? read_activations(p, activations, "null")
+                                               : Activations{.same = true, .format = {}, .own_scale = false};
+  if (!method.is_null()) plan.method = parse_method(method, p.place("method")).spec;
+
+  const LinearPlan all = linear_plan(weights, own, scale);
+  plan.layers.assign(size_t(config->layers), {});
+  for (auto& layer : plan.layers) layer.fill(all);
+  plan.head = all;
+  plan.embedding = weights;
+
+  Json resolved = Json::array();
+  if (!overrides.is_null() && !overrides.is_array())
+    p.fail("overrides", "expected a list of {\"match\", \"format\"}, found " + describe(overrides));
+  for (size_t k = 0; k < overrides.size(); ++k) {
+    Params o(overrides[k], p.place("overrides").child(k), "an override");
+    const std::string match = o.text("match", {"pattern of linears' names"});
+    const Json& f = o.raw("format", {"the format of their weights, or null"});
+    const Json& a = o.raw("activations", {"as the cell's key; default as the cell has it"});
+    o.done();
+    std::optional<FormatSpec> other;
+    if (!o.has("format")) o.fail("format", "missing key \"format\"; null is full precision");
+    if (!f.is_null()) other = parse_format(f, o.place("format")).spec;
+    const LinearPlan entry =
+        linear_plan(other, o.has("activations") ? read_activations(o, a, "null") : own, scale);
+    if (!for_matches(match, plan, [&](LinearPlan& l) { l = entry; }))
+      o.fail("match", "matches no linear of the model");
+    resolved.push_back({{"match", match},
+                        {"format", format_or_null(entry.weights)},
+                        {"activations", format_or_null(entry.activations)}});
+  }
+  for (size_t i = 0; i < skip.size(); ++i)
+    if (!for_matches(skip[i], plan, [](LinearPlan& l) { l = {}; }))
+      throw ConfigError(p.place("skip").child(i).text() + ": \"" + skip[i] +
+                        "\" matches no linear of the model");
+
+  // `static` is a matter of formats that have a tensor scale and leave it open.
+  for (const auto& layer : plan.layers)
+    for (const LinearPlan& l : layer)
+      if (l.activations && l.activations->tensor_scale.mode == TensorScale::dynamic)
+        plan.static_activations = true;
+  if (plan.head.activations && plan.head.activations->tensor_scale.mode == TensorScale::dynamic)
+    plan.static_activations = true;
+  plan.static_activations = plan.static_activations && scale == "static";
+  check_plan(p, plan, *config);
+
+  p.set_resolved("format", format_or_null(weights));
+  p.set_resolved("activations", format_or_null(all.activations));
+  p.set_resolved("activation_scale", plan.static_activations ? "static" : "open");
+  p.set_resolved("method", method_json(plan.method));
+  p.set_resolved("overrides", resolved);
+  return plan;
+}
+
+std::vector<PartPlan> parts_of(const ModelPlan& plan, int64_t layer, SiteKind site) {
+  std::vector<PartPlan> parts;
+  for (const Linear l : linears_of(site)) {
+    const LinearPlan& formats = plan.layers[size_t(layer)][size_t(l)];
+    if (plan.fuse && !parts.empty() && parts.back().formats == formats)
+      parts.back().linears.push_back(l);
+    else
+      parts.push_back({{l}, formats});
+  }
+  return parts;
+}
+
+}  // namespace fp4lab

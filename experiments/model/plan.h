@@ -1,0 +1,45 @@
+// experiments/model/plan.h - which linear of a model is in which format: a cell's keys, resolved against the
+// model.
+#pragma once
+#include <array>
+#include <optional>
+#include <vector>
+
+#include "core/model/checkpoint.h"
+#include "core/params.h"
+#include "kernels/forward/forward.h"
+#include "methods/method.h"
+
+namespace fp4lab {
+
+struct LinearPlan {
+  std::optional<FormatSpec> weights, activations;  // none: full precision
+  bool operator==(const LinearPlan&) const = default;
+};
+
+struct ModelPlan {
+  MethodSpec method;
+  uint64_t seed = 1;  // of random signs
+  bool fuse = true;   // linears that read one input share transform and tensor scale
+  /// The activations' tensor scales come from a calibration; until then their formats say `dynamic`.
+  bool static_activations = false;
+  std::vector<std::array<LinearPlan, kLinears>> layers;
+  LinearPlan head;
+  std::optional<FormatSpec> embedding;  // of the table that tokens are looked up in
+
+  bool draws_signs() const;
+  bool quantizes_head() const { return head.weights || head.activations; }
+};
+
+/// Reads format, activations, activation_scale, method, fuse, skip and overrides, checks every linear, and
+/// leaves the canonical form. `config` is null when declaring. ConfigErrors.
+ModelPlan read_model_plan(Params& p, const ModelConfig* config, uint64_t seed);
+
+/// One part of a site: linears that share everything, and what their weights and inputs are quantized to.
+struct PartPlan {
+  std::vector<Linear> linears;
+  LinearPlan formats;
+};
+std::vector<PartPlan> parts_of(const ModelPlan& plan, int64_t layer, SiteKind site);
+
+}  // namespace fp4lab

@@ -1,0 +1,187 @@
+#include "experiments/model/quantized_model.h"
+
+#include <algorithm>
+#include <numeric>
+
+#include "methods/site.h"
+
+namespace fp4lab {
+
+namespace {
+
+/// The magnitude from which a fixed tensor scale saturates: s_T * scale max * Qmax.
+float saturation(const FormatSpec& f) { return f.tensor_scale.value / tensor_scale_for(f, 1.0f); }
+
+bool is_static(const ModelPlan& plan, const std::optional<FormatSpec>& activations) {
+  return plan.static_activations && activations && activations->tensor_scale.mode == TensorScale::dynamic;
+}
+
+}  // namespace
+
+Matrix embed_tokens(const Checkpoint& checkpoint, std::span<const int32_t> ids, const FormatSpec* format) {
+  const ModelConfig& config = checkpoint.config();
+  Matrix hidden(int64_t(ids.size()), config.hidden_size);
+  if (!format) {
+    checkpoint.embed(ids, hidden);
+    return hidden;
+  }
+  std::vector<int32_t> all(size_t(config.vocab_size));
+  std::iota(all.begin(), all.end(), 0);
+  Matrix table(config.vocab_size, config.hidden_size);
+  checkpoint.embed(all, table);
+  fake_quantize(*format, table, table);
+  for (size_t t = 0; t < ids.size(); ++t)
+    std::copy_n(table.row(ids[t]), config.hidden_size, hidden.row(int64_t(t)));
+  return hidden;
+}
+
+Matrix full_precision_hidden(Ops& ops, const Checkpoint& checkpoint, std::span<const int32_t> ids,
+                             int64_t length, const std::function<void()>& step) {
+  Forward forward(ops, checkpoint.config(), default_chunk(length), length);
+  Matrix hidden = embed_tokens(checkpoint, ids);
+  for (int64_t layer = 0; layer < checkpoint.config().layers; ++layer) {
+    step();
+    run_layer(ops, forward, load_block(ops, checkpoint, layer), hidden, step);
+  }
+  return hidden;
+}
+
+QuantizedModel::QuantizedModel(Ops& ops, const Checkpoint& checkpoint, const ModelPlan& plan,
+                               std::function<void()> step)
+    : ops_(ops),
+      checkpoint_(checkpoint),
+      plan_(plan),
+      step_(std::move(step)),
+      head_activations_(plan.head.activations) {}
+
+BlockWeights QuantizedModel::make_block(int64_t layer) {
+  BlockWeights block = load_norms(ops_, checkpoint_, layer);
+  for (int s = 0; s < kSites; ++s) {
+    const auto kind = SiteKind(s);
+    SiteWeights& site = block.sites[size_t(s)];
+    for (const PartPlan& part : parts_of(plan_, layer, kind)) {
+      step_();
+      SitePart out;
+      out.linears = members(checkpoint_, layer, part.linears);
+      out.first_output = site.outputs();
+      const auto pointer = [](const std::optional<FormatSpec>& f) { return f ? &*f : nullptr; };
+      QuantizedWeights q =
+          quantize_site(plan_.method, kind, pointer(part.formats.weights), pointer(part.formats.activations),
+                        checkpoint_.load(layer, part.linears), {plan_.seed, uint64_t(layer * kSites + s)});
+      digest_.update(out.linears[0].name).update(q.digest);
+      out.W = ops_.adopt(std::move(q.W));
+      out.map = std::move(q.map);
+      out.activations = part.formats.activations;
+      site.parts.push_back(std::move(out));
+    }
+  }
+  return block;
+}
+
+MatrixView<const float> QuantizedModel::moved(const LinearMap& map, MatrixView<const float> X) {
+  if (map.identity()) return X;
+  if (scratch_.rows() * scratch_.cols() < X.size()) scratch_ = ops_.allocate(X.rows, X.cols);
+  const MatrixView<float> out = scratch_.shaped(X.rows, X.cols);
+  ops_.copy(X, out);
+  ops_.map_activations(map, out);
+  return out;
+}
+
+float QuantizedModel::amax(MatrixView<const float> X) {
+  std::vector<float> columns(size_t(X.cols));
+  std::vector<double> sums(size_t(X.cols));
+  ops_.column_stats(X, columns, sums);
+  return *std::max_element(columns.begin(), columns.end());
+}
+
+void QuantizedModel::count_saturated(const FormatSpec& format, MatrixView<const float> X) {
+  seen_ += X.size();
+  saturated_ += ops_.count_above(X, saturation(format));
+}
+
+/// Runs the block over the calibration with dynamic scales, then fixes them to the amax of what it saw.
+void QuantizedModel::calibrate(BlockWeights& block, Forward& forward, MatrixView<float> hidden) {
+  std::array<std::vector<float>, kSites> largest;
+  for (int s = 0; s < kSites; ++s) largest[size_t(s)].resize(block.sites[size_t(s)].parts.size());
+  run_layer(ops_, forward, block, hidden, step_, [&](SiteKind kind, MatrixView<const float> X) {
+    const SiteWeights& site = block.sites[size_t(kind)];
+    for (size_t i = 0; i < site.parts.size(); ++i)
+      if (is_static(plan_, site.parts[i].activations)) {
+        float& m = largest[size_t(kind)][i];
+        m = std::max(m, amax(moved(site.parts[i].map, X)));
+      }
+  });
+  for (int s = 0; s < kSites; ++s)
+    for (size_t i = 0; i < largest[size_t(s)].size(); ++i) {
+      std::optional<FormatSpec>& f = block.sites[size_t(s)].parts[i].activations;
+      if (is_static(plan_, f))
+        f->tensor_scale = {TensorScale::fixed, tensor_scale_for(*f, largest[size_t(s)][i])};
+    }
+}
+
+Matrix QuantizedModel::run(std::span<const int32_t> ids, int64_t length, const TokenWindows* calibration) {
+  const ModelConfig& config = checkpoint_.config();
+  const FormatSpec* table = plan_.embedding ? &*plan_.embedding : nullptr;
+  Forward forward(ops_, config, default_chunk(length), length);
+  Matrix hidden = embed_tokens(checkpoint_, ids, table);
+  std::optional<Forward> walk;
+  Matrix inputs;  // of the calibration
+  if (plan_.static_activations) {
+    FP4LAB_CHECK(calibration);
+    walk.emplace(ops_, config, default_chunk(calibration->length), calibration->length);
+    inputs = embed_tokens(checkpoint_, calibration->ids, table);
+  }
+  for (int64_t layer = 0; layer < config.layers; ++layer) {
+    BlockWeights block = make_block(layer);
+    if (walk) calibrate(block, *walk, inputs);
+    SiteInput count;
+    if (plan_.static_activations)
+      count = [&](SiteKind kind, MatrixView<const float> X) {
+        for (const SitePart& part : block.sites[size_t(kind)].parts)
+          if (part.activations && part.activations->tensor_scale.mode == TensorScale::fixed)
+            count_saturated(*part.activations, moved(part.map, X));
+      };
+    run_layer(ops_, forward, block, hidden, step_, count);
+  }
+  if (walk && is_static(plan_, head_activations_)) calibrate_head(inputs, calibration->length);
+  make_head();
+  return hidden;
+}
+
+void QuantizedModel::calibrate_head(MatrixView<const float> hidden, int64_t length) {
+  const std::vector<float> norm = checkpoint_.load_final_norm();
+  const auto width = int64_t(norm.size()), chunk = default_chunk(length) * length;
+  const Array weight = ops_.allocate(1, width), h = ops_.allocate(chunk, width);
+  ops_.upload({norm.data(), 1, width, width}, weight.view());
+  float largest = 0;
+  for (int64_t begin = 0; begin < hidden.rows; begin += chunk) {
+    const MatrixView<const float> rows = hidden.middle_rows(begin, std::min(chunk, hidden.rows - begin));
+    const MatrixView<float> x = h.shaped(rows.rows, width);
+    ops_.upload(rows, x);
+    ops_.rms_norm(x, weight.flat(), float(checkpoint_.config().rms_norm_eps), x);
+    largest = std::max(largest, amax(x));
+  }
+  head_activations_->tensor_scale = {TensorScale::fixed, tensor_scale_for(*head_activations_, largest)};
+}
+
+void QuantizedModel::make_head() {
+  if (!plan_.head.weights) return;
+  head_ = std::make_shared<const QuantizedMatrix>(
+      quantize(*plan_.head.weights, checkpoint_.load_head(0, checkpoint_.config().vocab_size),
+               plan_.method.weight_scales));
+  digest_.update("lm_head").update(head_->digest());
+}
+
+Head QuantizedModel::head() {
+  Head head = full_precision_head(ops_, checkpoint_);
+  if (head_)
+    head.quantized = [this](int64_t begin, int64_t count) {
+      Matrix rows(count, head_->cols());
+      dequantize_rows(*head_, begin, rows);
+      return ops_.adopt(std::move(rows));
+    };
+  head.activations = head_activations_;
+  return head;
+}
+
+}  // namespace fp4lab

@@ -1,0 +1,83 @@
+// experiments/model/shared_model.h - models and corpora opened once for all the cells that name them, and
+// what cells of one process share while they run.
+#pragma once
+#include <functional>
+#include <map>
+#include <memory>
+#include <string>
+
+#include "core/model/checkpoint.h"
+#include "experiments/corpus.h"
+#include "experiments/sources/source.h"
+
+namespace fp4lab {
+
+struct SharedModel {
+  Checkpoint checkpoint;
+  std::string hash;
+};
+
+struct SharedCorpus {
+  Corpus corpus;
+  std::string hash;
+};
+
+/// Windows of a corpus that a cell reads, and what they are made from.
+struct ChosenWindows {
+  std::string name;  // of the corpus: its file's stem
+  std::string hash;  // of its file
+  TokenWindows tokens;
+  std::string
+      resolved;  // JSON: hash, windows, length, offset, sample, seed: the same choice gives the same JSON
+  bool seeded = false;  // drawn by the seed
+};
+
+/// Matrices that several cells need, the latest few: made again when they were let go.
+class MatrixCache {
+ public:
+  explicit MatrixCache(int64_t limit_bytes) : limit_(limit_bytes) {}
+  std::shared_ptr<const Matrix> get(const std::string& key, const std::function<Matrix()>& make);
+
+ private:
+  int64_t limit_, held_ = 0, clock_ = 0;
+  struct Entry {
+    std::shared_ptr<const Matrix> matrix;
+    int64_t used;
+  };
+  std::map<std::string, Entry> entries_;
+};
+
+class ModelCache {
+ public:
+  ModelCache();
+  /// {"path": folder} under the key "model"; leaves the content hash in `resolved`. ConfigError for keys,
+  /// DataError for the checkpoint, both with the place.
+  std::shared_ptr<const SharedModel> model(const Json& object, const Place& place,
+                                           const SourceContext& context, Json& resolved);
+  /// A corpus by its path.
+  std::shared_ptr<const SharedCorpus> corpus(const std::string& path, const Place& place,
+                                             const SourceContext& context);
+  /// Hidden states of full-precision models over evaluation windows: up to an eighth of the machine's memory.
+  const std::shared_ptr<MatrixCache>& hidden() const { return hidden_; }
+
+ private:
+  std::map<std::string, std::shared_ptr<const SharedModel>> models_;
+  std::map<std::string, std::shared_ptr<const SharedCorpus>> corpora_;
+  std::shared_ptr<MatrixCache> hidden_;
+};
+
+/// Keys of {"path": ...}.
+std::string read_model_path(Params& p);
+
+/// {"corpus": path, "windows": n, "length": L, "sample": "random" | "first", "offset": n}: the calibration.
+ChosenWindows read_calibration(const Json& object, const Place& place, const SourceContext& context,
+                               ModelCache& cache, const ModelConfig& config);
+void declare_calibration(Params& p);
+
+/// {"corpora": paths, "windows": n, "length": L, "offset": n}: what a model is evaluated on.
+std::vector<ChosenWindows> read_evaluation(const Json& object, const Place& place,
+                                           const SourceContext& context, ModelCache& cache,
+                                           const ModelConfig& config);
+void declare_evaluation(Params& p);
+
+}  // namespace fp4lab

@@ -1,0 +1,127 @@
+#include "experiments/model/statistics_store.h"
+
+#include <algorithm>
+#include <cstring>
+#include <filesystem>
+#include <nlohmann/json.hpp>
+
+#include "core/hash.h"
+#include "experiments/sweep.h"
+
+namespace fp4lab {
+
+namespace fs = std::filesystem;
+
+namespace {
+
+template <class T>
+std::span<const std::byte> bytes_of(const std::vector<T>& v) {
+  return std::as_bytes(std::span<const T>(v));
+}
+
+template <class T>
+std::vector<T> read_vector(const TensorFile& file, std::string_view name, DType dtype) {
+  const TensorInfo& t = file.at(name);
+  if (t.dtype != dtype)
+    throw DataError(str(file.path_of(t), ": tensor \"", name, "\" is ", fp4lab::name(t.dtype), ", not ",
+                        fp4lab::name(dtype)));
+  std::vector<T> values(static_cast<size_t>(t.elements));
+  const auto bytes = file.bytes(t);
+  std::memcpy(values.data(), bytes.data(), bytes.size());
+  return values;
+}
+
+}  // namespace
+
+StatisticsStore::StatisticsStore(std::string dir, std::shared_ptr<const SharedModel> model,
+                                 ChosenWindows windows, bool hessians, bool sample, int64_t rows,
+                                 uint64_t seed)
+    : dir_(std::move(dir)), model_(std::move(model)), windows_(std::move(windows)) {
+  request_.hessians = hessians;
+  request_.sample = sample;
+  request_.rows = rows;
+  request_.seed = seed;
+  Json from = {{"model", model_->hash},
+               {"windows", Json::parse(windows_.resolved)},
+               {"hessians", hessians},
+               {"sample", sample},
+               {"numerics", kNumericsVersion}};
+  if (sample) {
+    from["rows"] = sample_rows();
+    if (sample_rows() < int64_t(windows_.tokens.ids.size())) from["seed"] = seed;
+  }
+  hash_ = sha256_hex(from.dump()).substr(0, 32);
+}
+
+int64_t StatisticsStore::sample_rows() const {
+  const auto all = int64_t(windows_.tokens.ids.size());
+  return request_.rows == 0 ? all : std::min(all, request_.rows);
+}
+
+std::string StatisticsStore::file(const Site& site) const {
+  return (fs::path(dir_) / (hash_ + "-" + site_name(site.first, site.second) + ".safetensors")).string();
+}
+
+bool StatisticsStore::has(const Site& site) const {
+  std::error_code ignored;
+  return fs::exists(file(site), ignored);
+}
+
+void StatisticsStore::gather(Ops& ops, const std::vector<Site>& sites,
+                             const std::function<void()>& step) const {
+  std::vector<Site> missing;
+  std::copy_if(sites.begin(), sites.end(), std::back_inserter(missing),
+               [&](const Site& s) { return !has(s); });
+  if (missing.empty()) return;
+  std::error_code error;
+  fs::create_directories(dir_, error);
+  if (error) throw DataError(str(dir_, ": cannot make this folder: ", error.message()));
+  StatsRequest request = request_;
+  request.wanted = [&](int64_t layer, SiteKind kind) {
+    return std::find(missing.begin(), missing.end(), Site{layer, kind}) != missing.end();
+  };
+  collect_statistics(ops, model_->checkpoint, windows_.tokens.ids, windows_.tokens.length, request, step,
+                     [&](int64_t layer, SiteKind kind, SiteStats&& stats) {
+                       write({layer, kind}, stats);
+                     });
+}
+
+void StatisticsStore::write(const Site& site, const SiteStats& stats) const {
+  const auto K = int64_t(stats.amax.size());
+  const std::vector<int64_t> tokens = {stats.tokens};
+  std::vector<double> upper;
+  for (int64_t i = 0; i < stats.H.rows(); ++i)
+    upper.insert(upper.end(), stats.H.row(i) + i, stats.H.row(i) + K);
+  std::vector<TensorToWrite> tensors = {{"amax", DType::F32, {K}, bytes_of(stats.amax)},
+                                        {"mean_abs", DType::F64, {K}, bytes_of(stats.mean_abs)},
+                                        {"tokens", DType::I64, {1}, bytes_of(tokens)}};
+  if (request_.hessians) tensors.push_back({"hessian", DType::F64, {K * (K + 1) / 2}, bytes_of(upper)});
+  if (request_.sample)
+    tensors.push_back(
+        {"sample",
+         DType::F32,
+         {stats.sample.rows(), K},
+         std::as_bytes(std::span<const float>(stats.sample.data(), size_t(stats.sample.size())))});
+  write_safetensors(file(site), tensors);
+}
+
+SiteStats StatisticsStore::load(const Site& site) const {
+  const TensorFile file = TensorFile::open(this->file(site));
+  SiteStats stats;
+  stats.amax = read_vector<float>(file, "amax", DType::F32);
+  stats.mean_abs = read_vector<double>(file, "mean_abs", DType::F64);
+  stats.tokens = read_vector<int64_t>(file, "tokens", DType::I64).at(0);
+  if (request_.sample) stats.sample = load_matrix(file, file.at("sample"));
+  if (request_.hessians) {
+    const auto K = int64_t(stats.amax.size());
+    const std::vector<double> upper = read_vector<double>(file, "hessian", DType::F64);
+    if (int64_t(upper.size()) != K * (K + 1) / 2)
+      throw DataError(str(this->file(site), ": tensor \"hessian\" is not of ", K, " channels"));
+    stats.H = MatrixD::zeros(K, K);
+    const double* from = upper.data();
+    for (int64_t i = 0; i < K; from += K - i, ++i) std::copy_n(from, K - i, stats.H.row(i) + i);
+  }
+  return stats;
+}
+
+}  // namespace fp4lab

@@ -1,0 +1,41 @@
+// experiments/model/statistics_store.h - statistics of a model's inputs on disk, by the hash of what they are
+// made from, so that no sweep gathers them twice.
+//   <results>/cache/<hash>-layers.3.qkv.safetensors: tokens I64 (1), amax F32 (K), mean_abs F64 (K), hessian
+//   F64 (K (K + 1) / 2: rows of the upper triangle), sample F32 (rows, K). Deleting the folder costs only
+//   time.
+#pragma once
+#include <string>
+
+#include "experiments/model/shared_model.h"
+#include "methods/statistics.h"
+
+namespace fp4lab {
+
+class StatisticsStore {
+ public:
+  /// `windows` is what the model reads; `dir` is made when something is written.
+  StatisticsStore(std::string dir, std::shared_ptr<const SharedModel> model, ChosenWindows windows,
+                  bool hessians, bool sample, int64_t rows, uint64_t seed);
+
+  /// Gathers those sites that are not there yet, in one walk; a site gathered by another process meanwhile is
+  /// written over with the same bytes. DataError when the disk is full.
+  using Site = std::pair<int64_t, SiteKind>;
+  void gather(Ops& ops, const std::vector<Site>& sites, const std::function<void()>& step) const;
+  /// A gathered site. DataError naming the file when it is damaged.
+  SiteStats load(const Site& site) const;
+  /// Rows of the samples.
+  int64_t sample_rows() const;
+
+ private:
+  std::string file(const Site& site) const;
+  bool has(const Site& site) const;
+  void write(const Site& site, const SiteStats& stats) const;
+
+  std::string dir_;
+  std::shared_ptr<const SharedModel> model_;
+  ChosenWindows windows_;
+  StatsRequest request_;
+  std::string hash_;
+};
+
+}  // namespace fp4lab

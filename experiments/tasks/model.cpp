@@ -1,0 +1,251 @@
+// The task `model`: replaces the linears of a language model by quantized ones and says what that did:
+// perplexity, KL to the full-precision model, agreement of the most likely token.
+#include <algorithm>
+#include <cmath>
+#include <nlohmann/json.hpp>
+
+#include "analysis/language_model.h"
+#include "experiments/model/quantized_model.h"
+#include "experiments/tasks/tasks.h"
+
+namespace fp4lab {
+
+namespace {
+
+struct Column {
+  const char *name, *units, *equation;
+  double (*value)(const CorpusScore&);
+};
+// clang-format off
+const Column kColumns[] = {
+    {"perplexity", "1", "exp(mean over predictions of -log p(token))", [](const CorpusScore& s) { return s.perplexity; }},
+    {"perplexity_se", "1", "perplexity * sd(window means of -log p) / sqrt(windows)", [](const CorpusScore& s) { return s.perplexity_se; }},
+    {"perplexity_full", "1", "perplexity of the model in full precision", [](const CorpusScore& s) { return s.perplexity_full; }},
+    {"recovery_percent", "%", "100 perplexity_full / perplexity", [](const CorpusScore& s) { return s.recovery_percent; }},
+    {"kl", "nats per token", "mean of sum p log(p / p'), p full precision", [](const CorpusScore& s) { return s.kl; }},
+    {"kl_se", "nats per token", "sd(window means of kl) / sqrt(windows)", [](const CorpusScore& s) { return s.kl_se; }},
+    {"kl_p99", "nats per token", "99th percentile of the tokens' kl, nearest rank", [](const CorpusScore& s) { return s.kl_p99; }},
+    {"top1_agreement", "1", "share of predictions with argmax p = argmax p'", [](const CorpusScore& s) { return s.top1_agreement; }},
+    {"top1_agreement_se", "1", "sd(window means of top1_agreement) / sqrt(windows)", [](const CorpusScore& s) { return s.top1_agreement_se; }},
+};
+struct WindowColumn {
+  const char *name, *units, *equation;
+  double (*value)(const WindowScore&);
+};
+const WindowColumn kWindowColumns[] = {
+    {"nll_full", "nats per token", "mean of -log p(token) in full precision", [](const WindowScore& w) { return w.nll_full; }},
+    {"nll", "nats per token", "mean of -log p(token)", [](const WindowScore& w) { return w.nll; }},
+    {"kl", "nats per token", "mean of sum p log(p / p')", [](const WindowScore& w) { return w.kl; }},
+    {"top1_agreement", "1", "share of predictions with equal argmax", [](const WindowScore& w) { return w.top1_agreement; }},
+};
+// clang-format on
+
+/// Bits of all quantized weights over their number.
+double weight_bits(const ModelPlan& plan, const Checkpoint& checkpoint) {
+  double bits = 0, elements = 0;
+  for (const auto& layer : plan.layers)
+    for (int l = 0; l < kLinears; ++l) {
+      const auto [out, in] = checkpoint.shape(Linear(l));
+      const std::optional<FormatSpec>& f = layer[size_t(l)].weights;
+      elements += double(out) * double(in);
+      bits += double(out) * double(in) * (f ? bits_per_element(*f, in) : 16);
+    }
+  return bits / elements;
+}
+
+class ModelTask : public CellTask {
+ public:
+  ModelTask(Params& p, const TaskContext& context) {
+    const auto seed = uint64_t(p.integer("seed", 1, {"of calibration windows and random signs", 0, 0x1p53}));
+    const Json& model = p.raw("model", {"{\"path\": checkpoint folder}"});
+    const Json& evaluate =
+        p.raw("evaluate", {"{\"corpora\": token files, \"windows\": n, \"length\": L, \"offset\": n}"});
+    const Json& calibration =
+        p.raw("calibration",
+              {"{\"corpus\": token file, \"windows\": n, \"length\": L, \"sample\": random or first}: "
+               "for what needs one, as static activation scales do"});
+    p.choice("device", "cpu", {"cpu"}, {"where it runs"});
+    p.choice("compute", "float32", {"float32"}, {"arithmetic of the products"});
+    if (p.is_declaring()) {
+      read_model_plan(p, nullptr, 0);
+      return;
+    }
+    if (model.is_null()) p.fail("model", "missing key \"model\": {\"path\": checkpoint folder}");
+    if (evaluate.is_null()) p.fail("evaluate", "missing key \"evaluate\": {\"corpora\": token files}");
+    const SourceContext where{context.base_dir, seed, context.content_hash};
+    Json resolved_model;
+    model_ = context.models->model(model, p.place("model"), where, resolved_model);
+    const ModelConfig& config = model_->checkpoint.config();
+    plan_ = read_model_plan(p, &config, seed);
+    p.done();
+
+    for (ChosenWindows& w : read_evaluation(evaluate, p.place("evaluate"), where, *context.models, config))
+      evaluation_.push_back(std::move(w));
+    bool random = plan_.draws_signs();
+    if (!calibration.is_null()) {
+      ChosenWindows chosen =
+          read_calibration(calibration, p.place("calibration"), where, *context.models, config);
+      if (plan_.static_activations) use_calibration(p, std::move(chosen), random);
+    } else if (plan_.static_activations) {
+      p.fail("activation_scale", "static scales need a \"calibration\": {\"corpus\": token file, ...}");
+    }
+    hidden_ = context.models->hidden();
+
+    Json list = Json::array();
+    for (const ChosenWindows& w : evaluation_) list.push_back(Json::parse(w.resolved));
+    p.set_resolved("model", resolved_model);
+    p.set_resolved("evaluate", list);
+    if (calibration_)
+      p.set_resolved("calibration", Json::parse(calibration_->resolved));
+    else
+      p.drop_resolved("calibration");
+    if (!random) p.drop_resolved("seed");
+  }
+
+  Record run() override;
+
+  Estimate estimate() const override {
+    const ModelConfig& c = model_->checkpoint.config();
+    double linears = 0;
+    for (int l = 0; l < kLinears; ++l)
+      linears +=
+          double(model_->checkpoint.shape(Linear(l))[0]) * double(model_->checkpoint.shape(Linear(l))[1]);
+    const double head = double(c.vocab_size) * double(c.hidden_size), layers = double(c.layers);
+    const double tokens = double(token_count()), length = double(evaluation_[0].tokens.length);
+    const double attention = layers * double(c.heads * c.head_dim) * length;  // of one token, multiply-adds
+    double seconds = 2 * tokens * 2 * (layers * linears + head + attention) / 100e9;  // two models
+    double held = 2 * tokens * double(c.hidden_size) * 4;
+    if (calibration_) {
+      const double extra = double(calibration_->tokens.ids.size());
+      seconds += extra * 2 * (layers * linears + attention) / 100e9;
+      held += extra * double(c.hidden_size) * 4;
+    }
+    // A block of weights in float32 with one site's copy and codes, the workspace, a tile of the head.
+    const double chunk = double(default_chunk(evaluation_[0].tokens.length)) * length;
+    const double workspace =
+        chunk * 4 * double(3 * c.hidden_size + 5 * std::max(c.intermediate_size, c.heads * c.head_dim));
+    return {seconds, held + linears * 4 * 1.7 + workspace + 4096.0 * 4 * (double(c.hidden_size) + 2048)};
+  }
+
+ private:
+  int64_t token_count() const {
+    int64_t n = 0;
+    for (const ChosenWindows& w : evaluation_) n += int64_t(w.tokens.ids.size());
+    return n;
+  }
+
+  void use_calibration(const Params& p, ChosenWindows chosen, bool& random) {
+    for (const ChosenWindows& w : evaluation_)
+      if (w.hash == chosen.hash && overlap(w.tokens, chosen.tokens))
+        p.fail("calibration",
+               str("windows of the calibration and of the evaluation on \"", w.name, "\" overlap"));
+    random = random || chosen.seeded;
+    calibration_ = std::move(chosen);
+  }
+
+  void add_corpus(Record& record, const ChosenWindows& corpus, const CorpusScore& score, bool first) const;
+
+  std::shared_ptr<const SharedModel> model_;
+  ModelPlan plan_;
+  std::vector<ChosenWindows> evaluation_;
+  std::optional<ChosenWindows> calibration_;
+  std::shared_ptr<MatrixCache> hidden_;
+};
+
+void ModelTask::add_corpus(Record& record, const ChosenWindows& corpus, const CorpusScore& score,
+                           bool first) const {
+  // The first corpus has the plain names; with several, each has its own too.
+  for (const Column& c : kColumns) {
+    const Meaning meaning{c.units, c.equation};
+    if (first) record.scalars.push_back({c.name, c.value(score), meaning});
+    if (evaluation_.size() > 1)
+      record.scalars.push_back({str(c.name, "@", corpus.name), c.value(score), meaning});
+  }
+  const auto windows = int64_t(score.windows.size());
+  for (const WindowColumn& c : kWindowColumns) {
+    std::vector<double> values;
+    for (const WindowScore& w : score.windows) values.push_back(c.value(w));
+    record.arrays.push_back({str("windows/", corpus.name, "/", c.name),
+                             std::move(values),
+                             {windows},
+                             "(windows)",
+                             {c.units, c.equation}});
+  }
+  record.arrays.push_back({str("windows/", corpus.name, "/start"),
+                           std::vector<double>(corpus.tokens.starts.begin(), corpus.tokens.starts.end()),
+                           {windows},
+                           "(windows)",
+                           {"tokens", "first token of the window in its file"}});
+}
+
+Record ModelTask::run() {
+  const std::unique_ptr<Ops> ops = make_cpu_ops();
+  const Checkpoint& checkpoint = model_->checkpoint;
+  const int64_t length = evaluation_[0].tokens.length;
+  std::vector<int32_t> ids, labels;
+  Json windows = Json::array();
+  for (const ChosenWindows& w : evaluation_) {
+    ids.insert(ids.end(), w.tokens.ids.begin(), w.tokens.ids.end());
+    windows.push_back(w.resolved);
+  }
+  for (size_t t = 0; t < ids.size(); ++t) labels.push_back((t + 1) % size_t(length) ? ids[t + 1] : -1);
+
+  const bool quantized =
+      std::any_of(plan_.layers.begin(), plan_.layers.end(),
+                  [](const auto& layer) {
+                    return std::any_of(layer.begin(), layer.end(),
+                                       [](const LinearPlan& l) { return l != LinearPlan{}; });
+                  }) ||
+      plan_.quantizes_head() || plan_.embedding;
+  const std::shared_ptr<const Matrix> full = hidden_->get(model_->hash + windows.dump(), [&] {
+    return full_precision_hidden(*ops, checkpoint, ids, length, check_interrupt);
+  });
+  QuantizedModel model(*ops, checkpoint, plan_, check_interrupt);
+  Matrix states;
+  if (quantized) states = model.run(ids, length, calibration_ ? &calibration_->tokens : nullptr);
+  const Head head = quantized ? model.head() : full_precision_head(*ops, checkpoint);
+  std::vector<TokenScores> scores(ids.size());
+  score_tokens(*ops, checkpoint.config(), head, length, *full,
+               quantized ? states.view() : MatrixView<const float>{}, labels, scores, check_interrupt);
+
+  Record record;
+  size_t begin = 0;
+  for (const ChosenWindows& w : evaluation_) {
+    const std::span<const TokenScores> own{scores.data() + begin, w.tokens.ids.size()};
+    add_corpus(record, w, score_corpus(own, length, quantized), begin == 0);
+    begin += own.size();
+  }
+  record.scalars.push_back({"bits_per_weight",
+                            weight_bits(plan_, checkpoint),
+                            {"bits", "bits of the linears' weights / weights"}});
+  record.scalars.push_back({"predictions",
+                            double(evaluation_[0].tokens.windows * (length - 1)),
+                            {"1", "windows (length - 1), first corpus"}});
+  if (calibration_)
+    record.scalars.push_back({"activation_saturated_share",
+                              double(model.inputs_saturated()) / double(model.inputs_seen()),
+                              {"1", "share of evaluated inputs above what their static scale reaches"}});
+  record.texts.push_back({"digest", model.digest()});
+  return record;
+}
+
+std::vector<std::string> model_metrics() {
+  std::vector<std::string> names;
+  for (const Column& c : kColumns) names.emplace_back(c.name);
+  names.insert(names.end(), {"bits_per_weight", "predictions", "activation_saturated_share"});
+  return names;
+}
+
+}  // namespace
+
+TaskKind model_task() {
+  return {"model",
+          "what quantized linears do to a language model: perplexity, KL, agreement",
+          [](Params& p, const TaskContext& c) -> std::unique_ptr<CellTask> {
+            return std::make_unique<ModelTask>(p, c);
+          },
+          &model_metrics,
+          {"bits_per_weight", "perplexity", "perplexity_se", "recovery_percent", "kl", "top1_agreement"}};
+}
+
+}  // namespace fp4lab
