@@ -21,17 +21,22 @@ float llama3_frequency(const Rope& rope, float inverse) {
 }
 }  // namespace
 
-Matrix rope_table(const ModelConfig& config, int64_t positions) {
-  const int64_t half = config.head_dim / 2;
-  FP4LAB_CHECK(positions >= 0 && half >= 1 && config.head_dim % 2 == 0, positions, ", ", config.head_dim);
+std::vector<float> inverse_frequencies(const ModelConfig& config) {
+  FP4LAB_CHECK(config.head_dim >= 2 && config.head_dim % 2 == 0, config.head_dim);
   std::vector<float> frequencies;
-  for (int64_t i = 0; i < half; ++i) {
+  for (int64_t i = 0; i < config.head_dim / 2; ++i) {
     const float exponent = float(2 * i) / float(config.head_dim);
     const float inverse = 1 / float(std::pow(double(float(config.rope.theta)), double(exponent)));
     frequencies.push_back(config.rope.type == Rope::llama3 ? llama3_frequency(config.rope, inverse)
                                                            : inverse);
   }
-  Matrix table(positions, config.head_dim);
+  return frequencies;
+}
+
+Matrix rope_table(std::span<const float> frequencies, int64_t positions) {
+  FP4LAB_CHECK(positions >= 0, positions);
+  const auto half = int64_t(frequencies.size());
+  Matrix table(positions, 2 * half);
   for (int64_t t = 0; t < positions; ++t)
     for (int64_t i = 0; i < half; ++i) {
       const float angle = float(t) * frequencies[size_t(i)];
@@ -39,6 +44,10 @@ Matrix rope_table(const ModelConfig& config, int64_t positions) {
       table(t, half + i) = float(std::sin(double(angle)));
     }
   return table;
+}
+
+Matrix rope_table(const ModelConfig& config, int64_t positions) {
+  return rope_table(inverse_frequencies(config), positions);
 }
 
 }  // namespace fp4lab

@@ -77,12 +77,14 @@ BlockWeights load_block(Ops& ops, const Checkpoint& checkpoint, int64_t layer) {
 }
 
 Forward::Forward(Ops& ops, const ModelConfig& config, int64_t windows, int64_t length)
+    : Forward(ops, config, windows, length, rope_table(config, length)) {}
+
+Forward::Forward(Ops& ops, const ModelConfig& config, int64_t windows, int64_t length, const Matrix& rope)
     : ops_(ops), config_(config), windows_(windows), length_(length) {
   const int64_t tokens = windows * length, q = config.heads * config.head_dim,
                 kv = config.kv_heads * config.head_dim;
-  const Matrix table = rope_table(config, length);
-  rope_ = ops.allocate(table.rows(), table.cols());
-  ops.upload(table, rope_.view());
+  rope_ = ops.allocate(rope.rows(), rope.cols());
+  ops.upload(rope, rope_.view());
   normed_ = ops.allocate(tokens, config.hidden_size);
   wide_ = ops.allocate(tokens, std::max(q + 2 * kv, 2 * config.intermediate_size));
   inner_ = ops.allocate(tokens, std::max(q, config.intermediate_size));

@@ -56,6 +56,8 @@ class Forward {
   /// For windows of `length` tokens, up to `windows` of them at a time: the workspace is
   /// (windows * length) x (2 hidden_size + all outputs of qkv + 4 intermediate_size) floats or so.
   Forward(Ops& ops, const ModelConfig& config, int64_t windows, int64_t length);
+  /// The same with a rotary table of one's own, (>= length, head_dim).
+  Forward(Ops& ops, const ModelConfig& config, int64_t windows, int64_t length, const Matrix& rope);
 
   int64_t chunk_windows() const { return windows_; }
   int64_t length() const { return length_; }

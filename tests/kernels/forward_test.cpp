@@ -1,11 +1,19 @@
-// Logits against an independent implementation (transformers in float32; the files say which).
+// Logits against an independent implementation: golden.safetensors, by transformers.
 //
-// The bound. Two float32 implementations of one model differ by rounding alone. A product of K terms is off
-// by about sqrt(K) u |x| |w| (u = 2^-24, errors of either sign), so one block moves the residual stream by at
-// most about  e = u sum over its four sites of sqrt(K_site)  of its norm, and both implementations do. What a
-// relative error of e per block becomes at the end is the model's own gain g, measured here by disturbing the
-// embeddings by a known relative amount. With L blocks and the head's own product:
-//   |difference of logit (t, v)| <= 2 (g L e + sqrt(K) u) |h_t| |w_v|
+// How those were made, found by trying: their rotary frequencies went through bfloat16 (a model cast to
+// bfloat16 and back keeps the rounded buffer), and those of `tiny` and `small` have matrix products with TF32
+// inputs. With the same frequencies a float64 NumPy forward pass agrees with the two random models to 2e-6
+// and with `tiny` to 8e-4, from the first token on, where a rotary embedding does nothing. So the test rounds
+// the frequencies too, and the bound knows both roundings. tests/python/model_reference_test.py holds our own
+// frequencies and float32 arithmetic to a float64 reference.
+//
+// The bound. A product of K terms in float32 is off by about sqrt(K) u of |x| |w|, u = 2^-24 (errors of
+// either sign); with inputs rounded to TF32 by 2^-11 of each term, sqrt(2) 2^-11 of it. One block then moves
+// the residual stream by at most about  e = sum over its four sites  of its norm, both implementations do,
+// and errors of different products add up as a random walk at best and in step at worst; in step is what is
+// allowed here. What a relative error becomes at the end is the model's own gain g, measured by disturbing
+// the embeddings by a known relative amount. With L blocks, and the head's own product e_head:
+//   |difference of logit (t, v)| <= (g L (e + e') + e_head + e_head') |h_t| |w_v|
 #include "kernels/forward/forward.h"
 
 #include <cmath>
@@ -50,7 +58,8 @@ Golden read_golden(const std::string& folder) {
 }
 
 /// Hidden states after the final norm, the embeddings disturbed by a relative `noise`.
-Matrix final_states(Ops& ops, const Checkpoint& model, const std::vector<int32_t>& ids, double noise) {
+Matrix final_states(Ops& ops, const Checkpoint& model, const std::vector<int32_t>& ids, const Matrix& rope,
+                    double noise) {
   const ModelConfig& config = model.config();
   Matrix h(int64_t(ids.size()), config.hidden_size);
   model.embed(ids, h);
@@ -59,7 +68,7 @@ Matrix final_states(Ops& ops, const Checkpoint& model, const std::vector<int32_t
     const double sign = stream.below(uint64_t(i), 2) ? 1 : -1;
     h.data()[i] = float(h.data()[i] * (1 + sign * noise));
   }
-  Forward forward(ops, config, 1, int64_t(ids.size()));
+  Forward forward(ops, config, 1, int64_t(ids.size()), rope);
   for (int64_t layer = 0; layer < config.layers; ++layer)
     run_layer(ops, forward, load_block(ops, model, layer), h, [] {});
   const std::vector<float> norm = model.load_final_norm();
@@ -73,27 +82,31 @@ double norm(const float* x, int64_t n) {
   return std::sqrt(sum);
 }
 
-void check_golden(const std::string& folder) {
+void check_golden(const std::string& folder, bool tf32) {
   const Checkpoint model = Checkpoint::open(folder);
   const ModelConfig& config = model.config();
   const Golden golden = read_golden(folder);
   const std::unique_ptr<Ops> ops = make_cpu_ops();
-  const Matrix h = final_states(*ops, model, golden.ids, 0);
+  std::vector<float> frequencies = inverse_frequencies(config);
+  for (float& f : frequencies) f = to_float(bf16_from_float(f));
+  const Matrix rope = rope_table(frequencies, int64_t(golden.ids.size()));
+  const Matrix h = final_states(*ops, model, golden.ids, rope, 0);
   const int64_t width = h.cols();
 
   // The gain: the largest over tokens, since every token is held to the bound.
   const double noise = 0x1p-12;
-  const Matrix disturbed = final_states(*ops, model, golden.ids, noise);
+  const Matrix disturbed = final_states(*ops, model, golden.ids, rope, noise);
   double gain = 0;
   for (int64_t t = 0; t < h.rows(); ++t) {
     double moved = 0;
     for (int64_t c = 0; c < width; ++c) moved += std::pow(double(h(t, c)) - double(disturbed(t, c)), 2);
     gain = std::max(gain, std::sqrt(moved) / norm(h.row(t), width) / noise);
   }
+  const double u = 0x1p-24, theirs = tf32 ? std::sqrt(2.0) * 0x1p-11 : 0;
   double per_block = 0;
   for (int s = 0; s < kSites; ++s)
-    per_block += 0x1p-24 * std::sqrt(double(model.shape(linears_of(SiteKind(s))[0])[1]));
-  const double bound = 2 * (gain * double(config.layers) * per_block + 0x1p-24 * std::sqrt(double(width)));
+    per_block += 2 * u * std::sqrt(double(model.shape(linears_of(SiteKind(s))[0])[1])) + theirs;
+  const double bound = gain * double(config.layers) * per_block + 2 * u * std::sqrt(double(width)) + theirs;
 
   const Matrix head = model.load_head(0, config.vocab_size);
   REQUIRE(golden.logits.cols() == config.vocab_size);
@@ -114,11 +127,11 @@ void check_golden(const std::string& folder) {
       difference += std::pow(double(h(t, c)) - double(golden.hidden(t, c)), 2);
     worst_state = std::max(worst_state, std::sqrt(difference) / norm(h.row(t), width));
   }
-  WARN(folder << ": gain " << gain << ", bound " << bound << ", worst logit " << worst << " of |h||w| ("
+  INFO(folder << ": gain " << gain << ", bound " << bound << ", worst logit " << worst << " of |h||w| ("
               << largest << " absolute), worst state " << worst_state);
   CHECK(worst <= bound);
   CHECK(worst_state <= bound);
-  CHECK(bound < 1e-3);  // the bound says something
+  CHECK(bound < (tf32 ? 0.05 : 2e-4));  // the bound says something
 }
 
 std::string data(const std::string& model) { return expand_path("${FP4LAB_DATA}/models/" + model, "."); }
@@ -126,13 +139,13 @@ std::string data(const std::string& model) { return expand_path("${FP4LAB_DATA}/
 }  // namespace
 
 TEST_CASE("forward: logits of the shipped model are the golden ones", "[kernels][forward]") {
-  check_golden(kShipped);
+  check_golden(kShipped, true);
 }
 
 TEST_CASE("forward: logits of other models are the golden ones", "[kernels][forward]") {
   for (const char* name : {"small", "qwen3-random", "llama31-random"}) {
-    if (!std::filesystem::exists(data(name))) FP4LAB_SKIP(data(name) << " is not there");
-    check_golden(data(name));
+    if (!std::filesystem::exists(data(name))) FP4LAB_SKIP(data(name) + " is not there");
+    check_golden(data(name), std::string(name) == "small");
   }
 }
 
