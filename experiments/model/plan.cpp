@@ -29,12 +29,12 @@ FormatSpec for_activations(FormatSpec f, const std::string& scale) {
   return f;
 }
 
-void check_activation_rule(const Params& p, std::string_view key, const FormatSpec& f) {
+std::string activation_rule_problem(const FormatSpec& f) {
   const ScaleRuleEntry& rule = entry_of(f.rule.kind);
-  if (!rule.for_activations)
-    p.fail(key, str("rule ", rule.name,
-                    " searches offline and serves weights only; activations need a rule that "
-                    "runs on line"));
+  if (rule.for_activations) return "";
+  return str("rule ", rule.name,
+             " searches offline and serves weights only; activations need a rule that runs on line, or "
+             "null: full precision");
 }
 
 /// What an override or the cell itself asks for, for one linear.
@@ -80,23 +80,44 @@ bool for_matches(const std::string& pattern, ModelPlan& plan, const F& apply) {
   return any;
 }
 
+std::string no_match(const std::string& pattern, const ModelPlan& plan) {
+  return str("\"", pattern, "\" matches no linear of the model; they are ", linear_name(0, Linear::q), " to ",
+             linear_name(int64_t(plan.layers.size()) - 1, Linear::down), ", lm_head and embed_tokens");
+}
+
 int64_t inputs_of(const ModelConfig& c, Linear l) {
   if (l == Linear::o) return c.heads * c.head_dim;
   return l == Linear::down ? c.intermediate_size : c.hidden_size;
 }
 
-void check_plan(const Params& p, const ModelPlan& plan, const ModelConfig& config) {
+/// What is wrong with one linear: the key of the cell that asked for it, and why. No key: nothing is.
+std::pair<std::string_view, std::string> linear_problem(const Params& p, const ModelPlan& plan,
+                                                        const LinearPlan& f, Linear l, int64_t inputs) {
+  const std::string_view activations = p.has("activations") ? "activations" : "format";
+  if (f.weights)
+    if (std::string problem = shape_problem(*f.weights, inputs); !problem.empty()) return {"format", problem};
+  if (f.activations) {
+    if (std::string problem = shape_problem(*f.activations, inputs); !problem.empty())
+      return {activations, problem};
+    if (std::string problem = activation_rule_problem(*f.activations); !problem.empty())
+      return {activations, problem};
+  }
+  std::string problem = site_problem(plan.method, site_of(l), f.weights ? &*f.weights : nullptr,
+                                     f.activations ? &*f.activations : nullptr, inputs);
+  if (!problem.empty()) return {"method", problem};
+  return {};
+}
+
+/// `own`: what linears get that no override names.
+void check_plan(const Params& p, const ModelPlan& plan, const LinearPlan& own, const ModelConfig& config) {
   for (size_t layer = 0; layer < plan.layers.size(); ++layer)
     for (int i = 0; i < kLinears; ++i) {
       const auto l = Linear(i);
       const LinearPlan& f = plan.layers[layer][size_t(i)];
-      const std::string problem =
-          site_problem(plan.method, site_of(l), f.weights ? &*f.weights : nullptr,
-                       f.activations ? &*f.activations : nullptr, inputs_of(config, l));
-      if (!problem.empty())
-        p.fail("format",
+      const auto [key, problem] = linear_problem(p, plan, f, l, inputs_of(config, l));
+      if (!key.empty())
+        p.fail(f == own ? key : "overrides",
                str(linear_name(int64_t(layer), l), " has ", inputs_of(config, l), " inputs: ", problem));
-      if (f.activations) check_activation_rule(p, "activations", *f.activations);
     }
   for (const auto& f : {plan.head.weights, plan.head.activations, plan.embedding})
     if (f)
@@ -162,16 +183,14 @@ ModelPlan read_model_plan(Params& p, const ModelConfig* config, uint64_t seed) {
     if (!f.is_null()) other = parse_format(f, o.place("format")).spec;
     const LinearPlan entry =
         linear_plan(other, o.has("activations") ? read_activations(o, a, "null") : own, scale);
-    if (!for_matches(match, plan, [&](LinearPlan& l) { l = entry; }))
-      o.fail("match", "matches no linear of the model");
+    if (!for_matches(match, plan, [&](LinearPlan& l) { l = entry; })) o.fail("match", no_match(match, plan));
     resolved.push_back({{"match", match},
                         {"format", format_or_null(entry.weights)},
                         {"activations", format_or_null(entry.activations)}});
   }
   for (size_t i = 0; i < skip.size(); ++i)
     if (!for_matches(skip[i], plan, [](LinearPlan& l) { l = {}; }))
-      throw ConfigError(p.place("skip").child(i).text() + ": \"" + skip[i] +
-                        "\" matches no linear of the model");
+      throw ConfigError(p.place("skip").child(i).text() + ": " + no_match(skip[i], plan));
 
   // `static` is a matter of formats that have a tensor scale and leave it open.
   for (const auto& layer : plan.layers)
@@ -181,7 +200,7 @@ ModelPlan read_model_plan(Params& p, const ModelConfig* config, uint64_t seed) {
   if (plan.head.activations && plan.head.activations->tensor_scale.mode == TensorScale::dynamic)
     plan.static_activations = true;
   plan.static_activations = plan.static_activations && scale == "static";
-  check_plan(p, plan, *config);
+  check_plan(p, plan, all, *config);
 
   p.set_resolved("format", format_or_null(weights));
   p.set_resolved("activations", format_or_null(all.activations));

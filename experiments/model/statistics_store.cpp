@@ -105,7 +105,7 @@ void StatisticsStore::write(const Site& site, const SiteStats& stats) const {
   write_safetensors(file(site), tensors);
 }
 
-SiteStats StatisticsStore::load(const Site& site) const {
+SiteStats StatisticsStore::load(const Site& site) const try {
   const TensorFile file = TensorFile::open(this->file(site));
   SiteStats stats;
   stats.amax = read_vector<float>(file, "amax", DType::F32);
@@ -122,6 +122,8 @@ SiteStats StatisticsStore::load(const Site& site) const {
     for (int64_t i = 0; i < K; from += K - i, ++i) std::copy_n(from, K - i, stats.H.row(i) + i);
   }
   return stats;
+} catch (const DataError& e) {
+  throw DataError(str(e.what(), "; delete this file, and the next run gathers it again"));
 }
 
 }  // namespace fp4lab
