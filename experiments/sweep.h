@@ -11,7 +11,7 @@
 namespace fp4lab {
 
 /// Raised by a commit that changes numbers; part of every key, so that old cells are not taken for new ones.
-inline constexpr int kNumericsVersion = 1;
+inline constexpr int kNumericsVersion = 2;
 
 struct Cell {
   StoredCell stored;  // key, resolved JSON, axis values

@@ -13,6 +13,12 @@
 
 namespace fp4lab {
 
+// int_full's scale. Its Qmax is half a step past its largest code, so a group's extreme lands on the tie
+// between two codes: x / fl(m / Qmax) is -7.5 or a float beside it, and whether it becomes -8 or -7 is an
+// accident of rounding (85 % of negative extremes become -8). The peers compute the scale on a GPU, where
+// PyTorch divides by a number as a product with its float reciprocal; 1/7.5 rounds up, and 28 % become -8.
+// Wide float scales are made their way, m * (1 / Qmax): only so does a checkpoint have their codes (W4A16
+// perplexity of tiny-llama on WikiText-2: 477.34 as FP-Quant has it; divided, 469.88).
 enum class ElementKind : uint8_t {
   minifloat,  // sign and magnitude
   int_sym,    // -(2^(n-1)-1) .. 2^(n-1)-1

@@ -48,6 +48,8 @@ GroupCoder::GroupCoder(const FormatSpec& format, const WeightScales& search, int
     format_.rule = ScaleRule{.kind = ScaleRule::sweep};
     all_codes_ = !(format_.scale == kE4M3);
   }
+  by_reciprocal_ = format_.element.kind == ElementKind::int_full && format_.scale.bytes > 1 &&
+                   format_.tensor_scale.mode == TensorScale::none;
   if (format_.rule.kind == ScaleRule::fitted) {
     const double a = double(factors_.at(0)), b = double(factors_.at(1));
     for (int q = 0; q < 256; ++q) table_.push_back(float(std::exp2(a * q + b)));
@@ -90,8 +92,7 @@ bool GroupCoder::choose(const float* x, int64_t row, int64_t groups, const float
   if (search_ == WeightScales::mse_shrink) {
     // The search runs on the unrounded scale amax/Qmax; the amax it settles on then goes through the format's
     // rule.
-    for (int64_t k = 0; k < groups; ++k)
-      s.unrounded[size_t(k)] = s.amax[size_t(k)] / format_.element.scale_max;
+    for (int64_t k = 0; k < groups; ++k) s.unrounded[size_t(k)] = unrounded_scale(s.amax[size_t(k)]);
     kernels_.best_shrink(format_.element, x, groups, g_, s.unrounded.data(), s.best.data());
     for (int64_t k = 0; k < groups; ++k) s.amax[size_t(k)] *= float(1 - 0.008 * s.best[size_t(k)]);
   }
@@ -170,7 +171,8 @@ void GroupCoder::choose_rounded(const float* x, int64_t row, int64_t groups, uin
   if (type.kind != ScaleKind::minifloat) {
     for (int64_t k = 0; k < groups; ++k) {
       const float amax = s.amax[size_t(k)];
-      const uint32_t bits = amax > 0 ? encode_scale(type, amax / divisor) : 0;
+      const float scale = by_reciprocal_ ? unrounded_scale(amax) : amax / divisor;
+      const uint32_t bits = amax > 0 ? encode_scale(type, scale) : 0;
       store_bits(bytes + k * type.bytes, type.bytes, bits);
       effective[k] = s_t * decode_scale(type, bits);
     }

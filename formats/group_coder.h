@@ -44,6 +44,10 @@ class GroupCoder {
 
  private:
   float tensor_scale(int64_t row) const;
+  /// m / Qmax; for a full integer grid under a wide float scale m * (1 / Qmax), see elements.h.
+  float unrounded_scale(float amax) const {
+    return by_reciprocal_ ? amax * (1.0f / format_.element.scale_max) : amax / format_.element.scale_max;
+  }
   void choose_e8m0(const float* x, int64_t row, int64_t groups, uint8_t* bytes, float* effective,
                    GroupScratch& s) const;
   void choose_rounded(const float* x, int64_t row, int64_t groups, uint8_t* bytes, float* effective,
@@ -55,6 +59,7 @@ class GroupCoder {
 
   FormatSpec format_;
   WeightScales::Kind search_;
+  bool by_reciprocal_ = false;
   bool all_codes_ = false;  // a sweep over every code, not only around absmax
   int64_t g_;
   std::vector<float> factors_;

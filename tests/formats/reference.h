@@ -149,7 +149,11 @@ inline Quantized quantize(const FormatSpec& f, MatrixView<const float> X) {
                           : f.scale_floor == ScaleFloor::min_normal  ? 1 << type.man_bits
                                                                      : 0;
         auto at_code = [&](int code) { return Candidate{code, s_t * float(type.decode(uint32_t(code)))}; };
-        auto absmax = [&](float over) { return std::max(int(type.encode(double(m / (over * s_t)))), least); };
+        // A full integer grid under a wide float scale multiplies by the reciprocal (formats/elements.h).
+        const bool reciprocal = f.element.name.ends_with("-full") && f.scale.bytes > 1 && out.factors.empty();
+        auto absmax = [&](float over) {
+          return std::max(int(type.encode(double(reciprocal ? m * (1 / over) : m / (over * s_t)))), least);
+        };
         chosen = at_code(absmax(qmax));
         if (f.rule.kind == ScaleRule::four_over_six) chosen = best_of({chosen, at_code(absmax(4))}, e, x, g);
         if (f.rule.kind == ScaleRule::sweep) {

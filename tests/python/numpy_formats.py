@@ -191,13 +191,19 @@ class Coder:
         else:
             tops = (6, 4) if self.type == "four_over_six" else (self.element.max,)
             with np.errstate(all="ignore"):  # s_T of a tensor of subnormals may be 0
-                tried = [encode_scale(m / (F(t) * factor), self.scale) for t in tops]
+                tried = [encode_scale(self.over(m, F(t) * factor), self.scale) for t in tops]
             least = {"none": 0, "min_subnormal": 1, "min_normal": 8}[self.floor]  # codes of e4m3
             tried = [np.maximum(t, least) for t in tried]
             if self.type == "sweep":
                 tried = [np.clip(tried[0] + i, max(1, least), 126)
                          for i in range(self.rule.get("lo", -3), self.rule.get("hi", 7) + 1)]
         return [np.where(m > 0, t, 0) for t in tried]
+
+    def over(self, m, divisor):
+        """m / divisor; a full integer grid under a wide float scale multiplies by the reciprocal, as the peers do."""
+        wide_full = self.element.name.endswith("-full") and self.scale in ("fp32", "fp16", "bf16")
+        wide_full = wide_full and self.tensor_scale == "none"
+        return m * (F(1) / F(self.element.max)) if wide_full else m / divisor
 
     def fitted(self, x):
         """Codes, a and b of the rule `fitted`; a and b are stored in FP32."""
@@ -260,7 +266,7 @@ class Coder:
         codes, errors = [], []
         for i in range(100):
             shrink = F(1 - 0.008 * i)
-            values = self.round_to(g, m / F(self.element.max) * shrink)[2]
+            values = self.round_to(g, self.over(m, F(self.element.max)) * shrink)[2]
             errors.append(np.sum(np.abs(np.float64(g) - values) ** 2.4, axis=2))
             codes.append(self.candidates(x, factor, shrink)[0])
         return np.stack(codes), np.stack(errors)
