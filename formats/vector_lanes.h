@@ -1,5 +1,5 @@
 // formats/vector_lanes.h - one register of floats as a lane type, 8 wide for AVX2 and 16 wide for AVX-512.
-// Only the row kernels include it, each for its own instruction set (FP4LAB_VECTOR 8 or 16).
+// Included by files that are compiled for one instruction set each (FP4LAB_VECTOR 8 or 16).
 #pragma once
 #include <immintrin.h>
 
