@@ -58,6 +58,7 @@ const std::vector<Benchmark>& benchmarks() {
       {"codecs", "fake_quantize, quantize, dequantize against a copy of the same memory", &bench_codecs},
       {"searches", "scale searches, elements per second and core", &bench_searches},
       {"gemm", "matrix products beside Eigen's for AVX-512, with one thread and all", &bench_gemm},
+      {"forward", "a language model's forward pass beside the products it is made of", &bench_forward},
   };
   return list;
 }

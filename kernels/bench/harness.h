@@ -40,5 +40,6 @@ const std::vector<Benchmark>& benchmarks();
 void bench_codecs(int rounds);
 void bench_searches(int rounds);
 void bench_gemm(int rounds);
+void bench_forward(int rounds);
 
 }  // namespace fp4lab
