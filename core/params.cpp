@@ -80,9 +80,10 @@ std::string to_choice(const Json& value, const Place& place, std::string_view ke
   return out;
 }
 
-std::vector<std::string> to_texts(const Json& value, const Place& place) {
+std::vector<std::string> to_texts(const Json& value, const Place& place, bool may_be_empty) {
   if (value.is_string()) return {to_text(value, place)};
-  if (!value.is_array() || value.empty()) expected("a string or a list of strings", value, place);
+  if (!value.is_array() || (value.empty() && !may_be_empty))
+    expected("a string or a list of strings", value, place);
   std::vector<std::string> out;
   for (const Json& item : value) out.push_back(to_text(item, place.child(out.size())));
   return out;
@@ -246,8 +247,10 @@ std::string Params::choice(std::string_view key, const std::vector<std::string>&
       k, [&](const Json& v, const Place& p) { return to_choice(v, p, key, known); });
 }
 std::vector<std::string> Params::texts(std::string_view key, const std::vector<std::string>& fallback,
-                                       KeyDoc doc) {
-  return state_->optional<std::vector<std::string>>(info(key, "strings", doc), fallback, to_texts);
+                                       KeyDoc doc, bool may_be_empty) {
+  return state_->optional<std::vector<std::string>>(
+      info(key, "strings", doc), fallback,
+      [&](const Json& v, const Place& p) { return to_texts(v, p, may_be_empty); });
 }
 std::vector<int64_t> Params::integers(std::string_view key, KeyDoc doc) {
   return state_->required<std::vector<int64_t>>(

@@ -101,8 +101,9 @@ class Params {
   std::string choice(std::string_view key, std::string_view fallback, const std::vector<std::string>& known,
                      KeyDoc doc);
   std::string choice(std::string_view key, const std::vector<std::string>& known, KeyDoc doc);
-  /// A string or a list of strings; an empty list is an error.
-  std::vector<std::string> texts(std::string_view key, const std::vector<std::string>& fallback, KeyDoc doc);
+  /// A string or a list of strings; an empty list is an error unless it may be.
+  std::vector<std::string> texts(std::string_view key, const std::vector<std::string>& fallback, KeyDoc doc,
+                                 bool may_be_empty = false);
   std::vector<int64_t> integers(std::string_view key, KeyDoc doc);
   std::vector<int64_t> integers(std::string_view key, const std::vector<int64_t>& fallback, KeyDoc doc);
   /// The raw value (null when absent or declaring), for keys with a grammar of their own; the caller gives

@@ -133,6 +133,7 @@ struct ProgressListener : Listener {
   void started(size_t cell) override { progress.cell_started(sweep.cells[cell].name); }
   void finished(size_t cell, double seconds, bool ok, const std::string& message) override {
     ++summary.computed;
+    summary.kept += ok ? 0 : 1;  // all that failed now; finish() takes off those that have no other result
     progress.cell_done(sweep.cells[cell].name + (ok ? "" : ": " + message), seconds, ok);
   }
 };
@@ -235,6 +236,7 @@ std::string run_jobs(Sweep& sweep, const RunOptions& options, const std::vector<
 void finish(Store& store, const Sweep& sweep, RunSummary& summary) {
   const Store::Summary s = store.consolidate(header_of(sweep), stored_cells(sweep));
   summary.failed = s.failed;
+  summary.kept = std::max<int64_t>(0, summary.kept - s.failed);
   summary.missing = s.cells - s.done - s.failed;
   summary.file = store.file();
 }

@@ -18,6 +18,7 @@ struct RunOptions {
 
 struct RunSummary {
   int64_t cells = 0, computed = 0, skipped = 0, failed = 0, missing = 0;
+  int64_t kept = 0;  // failed when computed again: their older results stay
   bool interrupted = false;
   std::string file;  // the consolidation
 };

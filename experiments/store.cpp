@@ -1,13 +1,10 @@
 #include "experiments/store.h"
 
 #include <fcntl.h>
-#include <signal.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
 #include <cerrno>
-#include <charconv>
-#include <chrono>
 #include <filesystem>
 #include <system_error>
 
@@ -21,32 +18,6 @@ namespace fp4lab {
 namespace fs = std::filesystem;
 
 namespace {
-
-/// The process that a temporary file ".<name>.<pid>.tmp" belongs to, or 0 when it is no such file.
-pid_t writer_of(const std::string& file_name) {
-  const std::string_view end = ".tmp";
-  if (file_name.size() < end.size() || file_name[0] != '.' || !file_name.ends_with(end)) return 0;
-  const size_t last = file_name.size() - end.size(), dot = file_name.rfind('.', last - 1);
-  if (dot == std::string::npos) return 0;
-  pid_t pid = 0;
-  const char *from = file_name.data() + dot + 1, *to = file_name.data() + last;
-  const auto [stop, error] = std::from_chars(from, to, pid);
-  return error == std::errc() && stop == to && pid > 0 ? pid : 0;
-}
-
-/// Removes temporary files of dead processes: those whose number no process has here, if nobody else has the
-/// store open on any host (`alone`) or they are older than an hour.
-void sweep_temporaries(const fs::path& folder, const std::string& prefix, bool alone) {
-  std::error_code ignored;  // sweeping is a courtesy; another process may be doing the same
-  for (fs::directory_iterator i(folder, ignored), end; i != end; i.increment(ignored)) {
-    const std::string name = i->path().filename().string();
-    const pid_t pid = name.starts_with(prefix) ? writer_of(name) : 0;
-    // Our own number on an older file is a coincidence, and a likely one in containers.
-    if (pid == 0 || (pid != ::getpid() && (::kill(pid, 0) == 0 || errno == EPERM))) continue;
-    const auto age = fs::file_time_type::clock::now() - fs::last_write_time(i->path(), ignored);
-    if (alone || age > std::chrono::hours(1)) fs::remove(i->path(), ignored);
-  }
-}
 
 void check_key(const std::string& key) {
   FP4LAB_CHECK(key.size() == 64 && key.find_first_not_of("0123456789abcdef") == std::string::npos, key);

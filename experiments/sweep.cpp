@@ -92,13 +92,6 @@ Sweep resolve(const Json& object, const nlohmann::ordered_json& ordered, const P
 
   Sweep sweep{keys.name, keys.description, keys.task, text, "", {}, keys.metrics, {}, {}, {}};
   if (sweep.metrics == std::vector<std::string>{"default"}) sweep.metrics = task.default_columns;
-  const std::vector<std::string> known_metrics = task.metrics();
-  for (const std::string& m : sweep.metrics)
-    // "perplexity@wikitext2_test": of one corpus of several.
-    if (std::find(known_metrics.begin(), known_metrics.end(), m.substr(0, m.find('@'))) ==
-        known_metrics.end())
-      p.fail("metrics", unknown_name("metric", m, known_metrics));
-
   int64_t combinations = 1;
   for (const Axis& a : axes) {
     sweep.axes.push_back(a.path);
@@ -152,6 +145,14 @@ Sweep resolve(const Json& object, const nlohmann::ordered_json& ordered, const P
   for (size_t i = 0; i < excludes.size(); ++i)
     if (!excludes[i].used)
       throw ConfigError(place.child("exclude").child(i).text() + ": matches no combination of the axes");
+  std::vector<std::string> known_metrics = task.metrics();
+  for (const Cell& c : sweep.cells)
+    for (std::string& extra : c.task->extra_columns())
+      if (std::find(known_metrics.begin(), known_metrics.end(), extra) == known_metrics.end())
+        known_metrics.push_back(std::move(extra));
+  for (const std::string& m : sweep.metrics)
+    if (std::find(known_metrics.begin(), known_metrics.end(), m) == known_metrics.end())
+      p.fail("metrics", unknown_name("metric", m, known_metrics));
   if (sweep.cells.empty()) p.fail("exclude", "every combination of the axes is excluded; no cell is left");
   sweep.resolved = compact_resolved(keys, sweep.cells);
   return sweep;

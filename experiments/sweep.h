@@ -38,8 +38,8 @@ Setting parse_setting(const std::string& text);
 
 /// Reads a sweep file (one sweep, or a list), applies the settings, multiplies the axes, and resolves every
 /// cell. In a list a setting changes the sweeps that have its key; a setting no sweep takes is an error.
-/// `hash_cache` is a file where content hashes are remembered ("" for none); what is gathered from models goes
-/// into the folder "cache" beside it.
+/// `hash_cache` is a file where content hashes are remembered ("" for none); what is gathered from models
+/// goes into the folder "cache" beside it.
 std::vector<Sweep> load_sweeps(const std::string& path, const std::vector<Setting>& settings,
                                const std::string& hash_cache);
 

@@ -34,6 +34,8 @@ class CellTask {
   /// Throws DataError for what is wrong with the data, std::bad_alloc when memory is short, Interrupted.
   virtual Record run() = 0;
   virtual Estimate estimate() const = 0;
+  /// Scalars beyond the task's own metrics: "perplexity@wikitext2_test".
+  virtual std::vector<std::string> extra_columns() const { return {}; }
 };
 
 /// Opens each source once for all the cells that name it.

@@ -18,4 +18,9 @@ void write_file_atomic(const std::string& path, std::string_view bytes);
 /// DataError with path and errno text; the temporary file is then removed.
 void publish_file(const std::string& temporary, const std::string& path);
 
+/// Removes temporary files (named `prefix`...) that dead processes left in a folder: those whose number no
+/// process has here, if nobody else on any host can be writing there (`alone`) or they are older than an
+/// hour.
+void sweep_temporaries(const std::string& folder, const std::string& prefix, bool alone);
+
 }  // namespace fp4lab

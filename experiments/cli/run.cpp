@@ -98,9 +98,13 @@ int command_run(const std::vector<std::string>& arguments) {
                  static_cast<long long>(s.cells));
     if (s.skipped) std::fprintf(stderr, " (%lld from earlier runs)", static_cast<long long>(s.skipped));
     if (s.failed) std::fprintf(stderr, ", %lld failed", static_cast<long long>(s.failed));
+    if (s.kept)
+      std::fprintf(stderr, ", %lld failed when computed again and keep their older results",
+                   static_cast<long long>(s.kept));
     if (s.missing) std::fprintf(stderr, ", %lld not computed yet", static_cast<long long>(s.missing));
     std::fprintf(stderr, "; results in %s\n", s.file.c_str());
-    if (s.failed) print_errors(s.file), code = kExitCellsFailed;
+    if (s.failed) print_errors(s.file);
+    if (s.failed || s.kept) code = kExitCellsFailed;
     if (s.interrupted) {
       if (run.fresh)
         std::fprintf(stderr, "interrupted; cells that were not computed again keep their older results\n");

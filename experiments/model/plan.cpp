@@ -62,6 +62,9 @@ Json format_or_null(const std::optional<FormatSpec>& f) { return f ? format_json
 /// Every linear's name, as patterns see it.
 std::string full_name(int64_t layer, Linear l) { return "model." + linear_name(layer, l) + ".weight"; }
 
+/// No linear has this plan of itself.
+const LinearPlan kMarked{FormatSpec{kE2M1, 3, kUE8M0}, {}};
+
 /// Calls `apply` for each linear, the head and the embedding that the pattern means; false when none is.
 template <class F>
 bool for_matches(const std::string& pattern, ModelPlan& plan, const F& apply) {
@@ -119,6 +122,9 @@ void check_plan(const Params& p, const ModelPlan& plan, const LinearPlan& own, c
         p.fail(f == own ? key : "overrides",
                str(linear_name(int64_t(layer), l), " has ", inputs_of(config, l), " inputs: ", problem));
     }
+  if (plan.head.activations)
+    if (const std::string problem = activation_rule_problem(*plan.head.activations); !problem.empty())
+      p.fail(plan.head == own ? "activations" : "overrides", "lm_head: " + problem);
   for (const auto& f : {plan.head.weights, plan.head.activations, plan.embedding})
     if (f)
       if (const std::string problem = shape_problem(*f, config.hidden_size); !problem.empty())
@@ -150,8 +156,9 @@ ModelPlan read_model_plan(Params& p, const ModelConfig* config, uint64_t seed) {
   plan.fuse = p.boolean("fuse", true, {"q/k/v and gate/up are quantized as one stacked matrix each"});
   const std::vector<std::string> skip = p.texts(
       "skip", {"lm_head", "embed_tokens"},
-      {"patterns of linears that stay in full precision; the default is what is not skipped by a list "
-       "of your own"});
+      {"patterns of linears that stay in full precision; a list of your own replaces the default, [] skips "
+       "nothing"},
+      true);
   const Json& overrides =
       p.raw("overrides", {"list of {\"match\": pattern, \"format\": format, \"activations\": format}: other "
                           "formats for some linears; the last match counts"});
@@ -184,6 +191,13 @@ ModelPlan read_model_plan(Params& p, const ModelConfig* config, uint64_t seed) {
     const LinearPlan entry =
         linear_plan(other, o.has("activations") ? read_activations(o, a, "null") : own, scale);
     if (!for_matches(match, plan, [&](LinearPlan& l) { l = entry; })) o.fail("match", no_match(match, plan));
+    ModelPlan open = plan;  // what it means and `skip` does not
+    for_matches(match, open, [&](LinearPlan& l) { l = kMarked; });
+    for (const std::string& pattern : skip) for_matches(pattern, open, [](LinearPlan& l) { l = {}; });
+    bool any = open.head == kMarked || open.embedding == kMarked.weights;
+    for (const auto& layer : open.layers)
+      any = any || std::find(layer.begin(), layer.end(), kMarked) != layer.end();
+    if (!any) o.fail("match", str("every linear that \"", match, "\" means is left out by \"skip\""));
     resolved.push_back({{"match", match},
                         {"format", format_or_null(entry.weights)},
                         {"activations", format_or_null(entry.activations)}});
@@ -211,14 +225,14 @@ ModelPlan read_model_plan(Params& p, const ModelConfig* config, uint64_t seed) {
 }
 
 std::vector<PartPlan> parts_of(const ModelPlan& plan, int64_t layer, SiteKind site) {
+  // Linears of different formats share nothing: then each is a site of its own.
+  const auto linears = linears_of(site);
+  const auto formats = [&](Linear l) { return plan.layers[size_t(layer)][size_t(l)]; };
+  const bool stacked = plan.fuse && std::all_of(linears.begin(), linears.end(),
+                                                [&](Linear l) { return formats(l) == formats(linears[0]); });
+  if (stacked) return {{{linears.begin(), linears.end()}, formats(linears[0])}};
   std::vector<PartPlan> parts;
-  for (const Linear l : linears_of(site)) {
-    const LinearPlan& formats = plan.layers[size_t(layer)][size_t(l)];
-    if (plan.fuse && !parts.empty() && parts.back().formats == formats)
-      parts.back().linears.push_back(l);
-    else
-      parts.push_back({{l}, formats});
-  }
+  for (const Linear l : linears) parts.push_back({{l}, formats(l)});
   return parts;
 }
 

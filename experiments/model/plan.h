@@ -35,7 +35,8 @@ struct ModelPlan {
 /// leaves the canonical form. `config` is null when declaring. ConfigErrors.
 ModelPlan read_model_plan(Params& p, const ModelConfig* config, uint64_t seed);
 
-/// One part of a site: linears that share everything, and what their weights and inputs are quantized to.
+/// One part of a site: linears that share everything, and what their weights and inputs are quantized to. A
+/// site is one part, or one per linear when `fuse` is off or their formats differ.
 struct PartPlan {
   std::vector<Linear> linears;
   LinearPlan formats;

@@ -143,25 +143,31 @@ Matrix QuantizedModel::run(std::span<const int32_t> ids, int64_t length, const T
       };
     run_layer(ops_, forward, block, hidden, step_, count);
   }
-  if (walk && is_static(plan_, head_activations_)) calibrate_head(inputs, calibration->length);
+  if (walk && is_static(plan_, head_activations_)) {
+    float largest = 0;
+    for_head_inputs(inputs, calibration->length,
+                    [&](MatrixView<const float> X) { largest = std::max(largest, amax(X)); });
+    head_activations_->tensor_scale = {TensorScale::fixed, tensor_scale_for(*head_activations_, largest)};
+    for_head_inputs(hidden, length,
+                    [&](MatrixView<const float> X) { count_saturated(*head_activations_, X); });
+  }
   make_head();
   return hidden;
 }
 
-void QuantizedModel::calibrate_head(MatrixView<const float> hidden, int64_t length) {
+void QuantizedModel::for_head_inputs(MatrixView<const float> hidden, int64_t length,
+                                     const std::function<void(MatrixView<const float>)>& see) {
   const std::vector<float> norm = checkpoint_.load_final_norm();
-  const auto width = int64_t(norm.size()), chunk = default_chunk(length) * length;
+  const auto width = int64_t(norm.size()), chunk = std::min(default_chunk(length) * length, hidden.rows);
   const Array weight = ops_.allocate(1, width), h = ops_.allocate(chunk, width);
   ops_.upload({norm.data(), 1, width, width}, weight.view());
-  float largest = 0;
   for (int64_t begin = 0; begin < hidden.rows; begin += chunk) {
     const MatrixView<const float> rows = hidden.middle_rows(begin, std::min(chunk, hidden.rows - begin));
     const MatrixView<float> x = h.shaped(rows.rows, width);
     ops_.upload(rows, x);
     ops_.rms_norm(x, weight.flat(), float(checkpoint_.config().rms_norm_eps), x);
-    largest = std::max(largest, amax(x));
+    see(x);
   }
-  head_activations_->tensor_scale = {TensorScale::fixed, tensor_scale_for(*head_activations_, largest)};
 }
 
 void QuantizedModel::make_head() {

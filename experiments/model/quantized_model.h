@@ -41,7 +41,9 @@ class QuantizedModel {
   BlockWeights make_block(int64_t layer);
   void make_head();
   void calibrate(BlockWeights& block, Forward& forward, MatrixView<float> hidden);
-  void calibrate_head(MatrixView<const float> hidden, int64_t length);
+  /// The head's inputs, chunk by chunk: hidden states after the final norm.
+  void for_head_inputs(MatrixView<const float> hidden, int64_t length,
+                       const std::function<void(MatrixView<const float>)>& see);
   MatrixView<const float> moved(const LinearMap& map, MatrixView<const float> X);
   float amax(MatrixView<const float> X);
   void count_saturated(const FormatSpec& format, MatrixView<const float> X);

@@ -6,6 +6,7 @@
 #include <nlohmann/json.hpp>
 
 #include "core/hash.h"
+#include "core/io/files.h"
 #include "experiments/sweep.h"
 
 namespace fp4lab {
@@ -17,6 +18,15 @@ namespace {
 template <class T>
 std::span<const std::byte> bytes_of(const std::vector<T>& v) {
   return std::as_bytes(std::span<const T>(v));
+}
+
+/// SHA-256 over the tensors' names and bytes, in this order.
+constexpr const char* kTensors[] = {"amax", "mean_abs", "tokens", "hessian", "sample"};
+template <class BytesOf>
+std::string digest_of(const BytesOf& bytes) {
+  Sha256 hash;
+  for (const char* name : kTensors) hash.update(std::string_view(name)).update(bytes(name));
+  return hash.hex();
 }
 
 template <class T>
@@ -62,9 +72,21 @@ std::string StatisticsStore::file(const Site& site) const {
   return (fs::path(dir_) / (hash_ + "-" + site_name(site.first, site.second) + ".safetensors")).string();
 }
 
+/// Whether a whole file of this site is there. A damaged one does not count: it is gathered again.
 bool StatisticsStore::has(const Site& site) const {
-  std::error_code ignored;
-  return fs::exists(file(site), ignored);
+  const int64_t K = model_->checkpoint.shape(linears_of(site.second)[0])[1];
+  try {
+    const TensorFile file = TensorFile::open(this->file(site));
+    const auto holds = [&](std::string_view name, std::vector<int64_t> shape) {
+      const TensorInfo* t = file.find(name);
+      return t && t->shape == shape;
+    };
+    return holds("amax", {K}) && holds("mean_abs", {K}) && holds("tokens", {1}) &&
+           (!request_.sample || holds("sample", {sample_rows(), K})) &&
+           (!request_.hessians || holds("hessian", {K * (K + 1) / 2}));
+  } catch (const DataError&) {
+    return false;
+  }
 }
 
 void StatisticsStore::gather(Ops& ops, const std::vector<Site>& sites,
@@ -76,6 +98,9 @@ void StatisticsStore::gather(Ops& ops, const std::vector<Site>& sites,
   std::error_code error;
   fs::create_directories(dir_, error);
   if (error) throw DataError(str(dir_, ": cannot make this folder: ", error.message()));
+  // Captures of other processes may be under way beside this one: only old leftovers go, and those of this
+  // host.
+  sweep_temporaries(dir_, "." + hash_, false);
   StatsRequest request = request_;
   request.wanted = [&](int64_t layer, SiteKind kind) {
     return std::find(missing.begin(), missing.end(), Site{layer, kind}) != missing.end();
@@ -102,11 +127,37 @@ void StatisticsStore::write(const Site& site, const SiteStats& stats) const {
          DType::F32,
          {stats.sample.rows(), K},
          std::as_bytes(std::span<const float>(stats.sample.data(), size_t(stats.sample.size())))});
+  const std::string digest = digest_of([&](std::string_view name) -> std::span<const std::byte> {
+    const auto t =
+        std::find_if(tensors.begin(), tensors.end(), [&](const auto& x) { return x.name == name; });
+    return t == tensors.end() ? std::span<const std::byte>{} : t->bytes;
+  });
+  tensors.push_back({"sha256", DType::U8, {int64_t(digest.size())}, std::as_bytes(std::span(digest))});
   write_safetensors(file(site), tensors);
 }
 
-SiteStats StatisticsStore::load(const Site& site) const try {
+SiteStats StatisticsStore::gathered(Ops& ops, const std::vector<Site>& sites, const Site& site,
+                                    const std::function<void()>& step) const {
+  gather(ops, sites, step);
+  try {
+    return load(site);
+  } catch (const DataError&) {  // damaged where its header does not show it
+    std::error_code ignored;
+    fs::remove(file(site), ignored);
+    gather(ops, {site}, step);
+    return load(site);
+  }
+}
+
+SiteStats StatisticsStore::load(const Site& site) const {
   const TensorFile file = TensorFile::open(this->file(site));
+  const std::vector<char> written = read_vector<char>(file, "sha256", DType::U8);
+  const std::string found = digest_of([&](std::string_view name) -> std::span<const std::byte> {
+    const TensorInfo* t = file.find(name);
+    return t ? file.bytes(*t) : std::span<const std::byte>{};
+  });
+  if (std::string_view(written.data(), written.size()) != found)
+    throw DataError(this->file(site) + ": its bytes are not those that were written");
   SiteStats stats;
   stats.amax = read_vector<float>(file, "amax", DType::F32);
   stats.mean_abs = read_vector<double>(file, "mean_abs", DType::F64);
@@ -115,15 +166,12 @@ SiteStats StatisticsStore::load(const Site& site) const try {
   if (request_.hessians) {
     const auto K = int64_t(stats.amax.size());
     const std::vector<double> upper = read_vector<double>(file, "hessian", DType::F64);
-    if (int64_t(upper.size()) != K * (K + 1) / 2)
-      throw DataError(str(this->file(site), ": tensor \"hessian\" is not of ", K, " channels"));
+    FP4LAB_CHECK(int64_t(upper.size()) == K * (K + 1) / 2, upper.size(), " of ", K);
     stats.H = MatrixD::zeros(K, K);
     const double* from = upper.data();
     for (int64_t i = 0; i < K; from += K - i, ++i) std::copy_n(from, K - i, stats.H.row(i) + i);
   }
   return stats;
-} catch (const DataError& e) {
-  throw DataError(str(e.what(), "; delete this file, and the next run gathers it again"));
 }
 
 }  // namespace fp4lab

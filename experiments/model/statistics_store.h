@@ -1,8 +1,8 @@
 // experiments/model/statistics_store.h - statistics of a model's inputs on disk, by the hash of what they are
 // made from, so that no sweep gathers them twice.
 //   <results>/cache/<hash>-layers.3.qkv.safetensors: tokens I64 (1), amax F32 (K), mean_abs F64 (K), hessian
-//   F64 (K (K + 1) / 2: rows of the upper triangle), sample F32 (rows, K). Deleting the folder costs only
-//   time.
+//   F64 (K (K + 1) / 2: rows of the upper triangle), sample F32 (rows, K), sha256 U8 (64) of all of them.
+//   Deleting the folder costs only time.
 #pragma once
 #include <string>
 
@@ -17,11 +17,14 @@ class StatisticsStore {
   StatisticsStore(std::string dir, std::shared_ptr<const SharedModel> model, ChosenWindows windows,
                   bool hessians, bool sample, int64_t rows, uint64_t seed);
 
-  /// Gathers those sites that are not there yet, in one walk; a site gathered by another process meanwhile is
-  /// written over with the same bytes. DataError when the disk is full.
+  /// Gathers those sites that are not there yet, or whose file is damaged, in one walk; a site gathered by
+  /// another process meanwhile is written over with the same bytes. DataError when the disk is full.
   using Site = std::pair<int64_t, SiteKind>;
   void gather(Ops& ops, const std::vector<Site>& sites, const std::function<void()>& step) const;
-  /// A gathered site. DataError naming the file when it is damaged.
+  /// Gathers `sites` as far as needed and loads one of them; a file that turns out damaged is gathered again.
+  SiteStats gathered(Ops& ops, const std::vector<Site>& sites, const Site& site,
+                     const std::function<void()>& step) const;
+  /// A gathered site. DataError naming the file when it cannot be read or holds NaN.
   SiteStats load(const Site& site) const;
   /// Rows of the samples.
   int64_t sample_rows() const;

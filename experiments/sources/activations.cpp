@@ -18,8 +18,7 @@ class ActivationSource : public Source {
   const std::vector<SourceTensor>& tensors() const override { return tensors_; }
   Matrix load(size_t i) const override {
     // The first one to be loaded gathers all of them in one walk.
-    store_.gather(*make_cpu_ops(), sites_, check_interrupt);
-    return store_.load(sites_.at(i)).sample;
+    return store_.gathered(*make_cpu_ops(), sites_, sites_.at(i), check_interrupt).sample;
   }
 
  private:

@@ -92,7 +92,10 @@ class ModelTask : public CellTask {
     hidden_ = context.models->hidden();
 
     Json list = Json::array();
-    for (const ChosenWindows& w : evaluation_) list.push_back(Json::parse(w.resolved));
+    for (const ChosenWindows& w : evaluation_) {
+      list.push_back(Json::parse(w.resolved));
+      if (evaluation_.size() > 1) list.back()["name"] = w.name;  // its columns carry it
+    }
     p.set_resolved("model", resolved_model);
     p.set_resolved("evaluate", list);
     if (calibration_)
@@ -103,6 +106,14 @@ class ModelTask : public CellTask {
   }
 
   Record run() override;
+
+  std::vector<std::string> extra_columns() const override {
+    std::vector<std::string> names;
+    if (evaluation_.size() > 1)
+      for (const ChosenWindows& w : evaluation_)
+        for (const Column& c : kColumns) names.push_back(str(c.name, "@", w.name));
+    return names;
+  }
 
   Estimate estimate() const override {
     const ModelConfig& c = model_->checkpoint.config();
@@ -197,12 +208,23 @@ Record ModelTask::run() {
                                        [](const LinearPlan& l) { return l != LinearPlan{}; });
                   }) ||
       plan_.quantizes_head() || plan_.embedding;
-  const std::shared_ptr<const Matrix> full = hidden_->get(model_->hash + windows.dump(), [&] {
-    return full_precision_hidden(*ops, checkpoint, ids, length, check_interrupt);
+  const auto named = [&](const char* which, const auto& compute) {
+    try {
+      return compute();
+    } catch (const DataError& e) {
+      throw DataError(str(checkpoint.path(), ", ", which, ": ", e.what()));
+    }
+  };
+  const std::shared_ptr<const Matrix> full = named("in full precision", [&] {
+    return hidden_->get(model_->hash + windows.dump(), [&] {
+      return full_precision_hidden(*ops, checkpoint, ids, length, check_interrupt);
+    });
   });
   QuantizedModel model(*ops, checkpoint, plan_, check_interrupt);
   Matrix states;
-  if (quantized) states = model.run(ids, length, calibration_ ? &calibration_->tokens : nullptr);
+  if (quantized)
+    states = named("quantized",
+                   [&] { return model.run(ids, length, calibration_ ? &calibration_->tokens : nullptr); });
   const Head head = quantized ? model.head() : full_precision_head(*ops, checkpoint);
   std::vector<TokenScores> scores(ids.size());
   score_tokens(*ops, checkpoint.config(), head, length, *full,
@@ -215,16 +237,17 @@ Record ModelTask::run() {
     add_corpus(record, w, score_corpus(own, length, quantized), begin == 0);
     begin += own.size();
   }
-  record.scalars.push_back({"bits_per_weight",
-                            weight_bits(plan_, checkpoint),
-                            {"bits", "bits of the linears' weights / weights"}});
+  record.scalars.push_back(
+      {"bits_per_weight",
+       weight_bits(plan_, checkpoint),
+       {"bits", "bits of the blocks' linears / their weights; 16 for those in full precision"}});
   record.scalars.push_back({"predictions",
                             double(evaluation_[0].tokens.windows * (length - 1)),
                             {"1", "windows (length - 1), first corpus"}});
-  if (calibration_)
-    record.scalars.push_back({"activation_saturated_share",
-                              double(model.inputs_saturated()) / double(model.inputs_seen()),
-                              {"1", "share of evaluated inputs above what their static scale reaches"}});
+  record.scalars.push_back(
+      {"activation_saturated_share",
+       calibration_ ? double(model.inputs_saturated()) / double(model.inputs_seen()) : std::nan(""),
+       {"1", "share of evaluated inputs above what their static scale reaches"}});
   record.texts.push_back({"digest", model.digest()});
   return record;
 }

@@ -93,10 +93,10 @@ Forward::Forward(Ops& ops, const ModelConfig& config, int64_t windows, int64_t l
 
 void Forward::run_site(const SiteWeights& site, MatrixView<const float> X, MatrixView<float> Y,
                        bool accumulate) {
+  check_input(ops_, X, site.parts[0].linears[0].name, length_);
   for (const SitePart& part : site.parts) {
     MatrixView<const float> input = X;
     if (!part.map.identity() || part.activations) {
-      check_input(ops_, X, part.linears[0].name, length_);
       const MatrixView<float> moved = moved_.shaped(X.rows, X.cols);
       if (!part.map.identity()) {
         ops_.copy(X, moved);

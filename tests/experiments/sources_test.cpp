@@ -175,7 +175,8 @@ TEST_CASE("sources: files, and what their hash leaves out", "[experiments][sourc
 
 TEST_CASE("sources: errors say where and what would do", "[experiments][sources]") {
   CHECK(config_error(Json{{"chekpoint", "x"}}) ==
-        "e.json at /source: a source has one of the keys checkpoint, file, synthetic; found an object "
+        "e.json at /source: a source has one of the keys checkpoint, activations, file, synthetic; found an "
+        "object "
         "{\"chekpoint\":\"x\"}");
   CHECK(config_error(Json{{"checkpoint", "x"}, {"file", "y"}}) ==
         "e.json at /source: a source is one thing, but this one has checkpoint and file");
@@ -257,7 +258,8 @@ TEST_CASE("sources: every kind declares its keys and opens nothing for it", "[ex
     const auto keys = declared_keys([&](Params& p) { CHECK(kind.make(p, SourceContext{}) == nullptr); });
     REQUIRE(!keys.empty());
     CHECK(keys[0].key == kind.key);
-    CHECK(keys[0].required == (kind.key != "synthetic"));
+    // Lists of patterns and objects have no required form.
+    CHECK(keys[0].required == (kind.key != "synthetic" && kind.key != "activations"));
     CHECK(!kind.description.empty());
   }
   Names synthetic;

@@ -166,6 +166,20 @@ class Keys(Mistakes):
                 ('/metrics: unknown metric "mse_rel"', {"metrics": ["perplexity", "mse_rel"]})):
             self.refused(CONFIG, "s.json at " + says, **keys)
 
+    def test_metrics_of_corpora(self):
+        write_corpus(self.path("d.npy"), seed=3)
+        two = {**EVALUATE, "corpora": ["c.npy", "d.npy"]}
+        self.refused(CONFIG, '/metrics: unknown metric "perplexity@e"; did you mean "perplexity@', evaluate=two,
+                     metrics=["perplexity@e"])
+        self.refused(CONFIG, '/metrics: unknown metric "perplexity@c"', metrics=["perplexity@c"])  # one corpus only
+
+    def test_lm_head(self):
+        search = {"base": "mxfp4", "rule": "search"}
+        self.refused(CONFIG, "/overrides: lm_head: rule search searches offline", skip=["embed_tokens"],
+                     overrides=[{"match": "lm_head", "format": search}])
+        self.refused(CONFIG, '/overrides/0/match: every linear that "lm_head" means is left out by "skip"',
+                     overrides=[{"match": "lm_head", "format": "int4"}])
+
     def test_two_corpora_of_one_name(self):
         os.mkdir(self.path("d"))
         write_corpus(self.path("d", "c.npy"), seed=3)
