@@ -54,6 +54,22 @@ def arrays(path, key):
         return {name: _values(d) for name, d in file["cells"][found[0]].items()}
 
 
+def paired(path, key, other, name):
+    """Mean and standard error of arrays(key)[name] - arrays(other)[name], element by element.
+
+    For what two cells measured on the same windows or tensors: paired("x.h5", a, b, "windows.selfgen.nll") compares two
+    methods far below the spread of the windows. ValueError when the two arrays have different shapes or begin at
+    different tokens.
+    """
+    mine, theirs = arrays(path, key), arrays(path, other)
+    starts = name.rpartition(".")[0] + ".start"
+    if mine[name].shape != theirs[name].shape or not np.array_equal(mine.get(starts), theirs.get(starts)):
+        raise ValueError(f"{path}: {name} of these cells is not of the same windows")
+    difference = mine[name] - theirs[name]
+    error = difference.std(ddof=1) / np.sqrt(difference.size) if difference.size > 1 else np.nan
+    return difference.mean(), error
+
+
 def provenance(path):
     """One dict per process that ran cells, in the order of the table's `provenance` column."""
     with h5py.File(path, "r") as file:

@@ -4,6 +4,7 @@
 """
 import os
 import sys
+import tempfile
 import unittest
 
 import h5py
@@ -176,6 +177,24 @@ class Reader(unittest.TestCase):
                         np.testing.assert_array_equal(found[name], dataset[()])
         with self.assertRaisesRegex(KeyError, "0 finished cells"):
             results.arrays(PATH, "x")
+
+    def test_paired(self):
+        with h5py.File(PATH, "r") as file:
+            a, b = list(file["cells"])[:2]
+            d = file["cells"][a]["per_tensor.mse_rel"][()] - file["cells"][b]["per_tensor.mse_rel"][()]
+        mean, error = results.paired(PATH, a, b, "per_tensor.mse_rel")
+        self.assertAlmostEqual(mean, sum(d) / len(d), delta=1e-15)
+        self.assertAlmostEqual(error, (sum((d - mean) ** 2) / (len(d) - 1) / len(d)) ** 0.5, delta=1e-15)
+        self.assertEqual(results.paired(PATH, a, a, "per_tensor.mse_rel"), (0, 0))
+        with tempfile.TemporaryDirectory() as folder:
+            path = os.path.join(folder, "w.h5")
+            with h5py.File(path, "w") as file:  # the same windows, then others
+                for key, start in (("a", [0, 8]), ("b", [0, 8]), ("c", [8, 16])):
+                    group = file.create_group("cells/" + key)
+                    group["windows.t.nll"], group["windows.t.start"] = [ord(key) + 1.0, 2.0], start
+            self.assertEqual(results.paired(path, "b", "a", "windows.t.nll"), (0.5, 0.5))
+            with self.assertRaisesRegex(ValueError, "not of the same windows"):
+                results.paired(path, "c", "a", "windows.t.nll")
 
     def test_provenance_and_experiment(self):
         table = results.load(PATH)
