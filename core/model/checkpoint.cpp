@@ -26,21 +26,6 @@ std::string tensor_name(int64_t layer, Checkpoint::Norm n) {
 }
 bool is_qk(Checkpoint::Norm n) { return n == Checkpoint::Norm::q || n == Checkpoint::Norm::k; }
 
-std::array<int64_t, 2> shape_of(const ModelConfig& c, Linear l) {
-  const int64_t q = c.heads * c.head_dim, kv = c.kv_heads * c.head_dim;
-  switch (l) {
-    case Linear::q: return {q, c.hidden_size};
-    case Linear::k:
-    case Linear::v: return {kv, c.hidden_size};
-    case Linear::o: return {c.hidden_size, q};
-    case Linear::gate:
-    case Linear::up: return {c.intermediate_size, c.hidden_size};
-    case Linear::down: return {c.hidden_size, c.intermediate_size};
-  }
-  FP4LAB_CHECK(false, int(l));
-  return {};
-}
-
 struct Expected {
   std::string name;
   std::vector<int64_t> shape;
@@ -55,7 +40,7 @@ std::vector<Expected> expected_tensors(const ModelConfig& c) {
       if (!is_qk(n) || c.qk_norms)
         all.push_back({tensor_name(layer, n), {is_qk(n) ? c.head_dim : c.hidden_size}});
     for (int l = 0; l < kLinears; ++l) {
-      const auto [out, in] = shape_of(c, Linear(l));
+      const auto [out, in] = linear_shape(c, Linear(l));
       all.push_back({tensor_name(layer, Linear(l)), {out, in}});
     }
   }
@@ -134,6 +119,21 @@ void load_rows(const TensorFile& file, const TensorInfo& t, int64_t begin, int64
 }
 }  // namespace
 
+std::array<int64_t, 2> linear_shape(const ModelConfig& c, Linear l) {
+  const int64_t q = c.heads * c.head_dim, kv = c.kv_heads * c.head_dim;
+  switch (l) {
+    case Linear::q: return {q, c.hidden_size};
+    case Linear::k:
+    case Linear::v: return {kv, c.hidden_size};
+    case Linear::o: return {c.hidden_size, q};
+    case Linear::gate:
+    case Linear::up: return {c.intermediate_size, c.hidden_size};
+    case Linear::down: return {c.hidden_size, c.intermediate_size};
+  }
+  FP4LAB_CHECK(false, int(l));
+  return {};
+}
+
 std::string_view name(SiteKind s) {
   constexpr std::string_view kNames[kSites] = {"qkv", "o", "gate_up", "down"};
   return kNames[size_t(s)];
@@ -178,7 +178,7 @@ Checkpoint Checkpoint::open(const std::string& path) {
   return Checkpoint(path, std::move(config), std::move(file));
 }
 
-std::array<int64_t, 2> Checkpoint::shape(Linear l) const { return shape_of(config_, l); }
+std::array<int64_t, 2> Checkpoint::shape(Linear l) const { return linear_shape(config_, l); }
 
 Matrix Checkpoint::load(int64_t layer, Linear l) const { return load(layer, {&l, 1}); }
 

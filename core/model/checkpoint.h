@@ -29,6 +29,9 @@ std::string linear_name(int64_t layer, Linear l);
 /// "layers.3.qkv".
 std::string site_name(int64_t layer, SiteKind s);
 
+/// (out, in) of a linear.
+std::array<int64_t, 2> linear_shape(const ModelConfig& config, Linear l);
+
 class Checkpoint {
  public:
   /// Opens a folder with config.json and safetensors. DataError naming file and tensor for what

@@ -50,8 +50,8 @@ LinearPlan linear_plan(const std::optional<FormatSpec>& weights, const Activatio
 }
 
 /// "same", null, or a format.
-Activations read_activations(const Params& p, const Json& value, const std::string& fallback) {
-  if (value.is_null()) return {fallback == "same", {}, false};
+Activations read_activations(const Params& p, const Json& value) {
+  if (value.is_null()) return {};
   if (value.is_string() && value.get<std::string>() == "same") return {true, {}, false};
   return {false, parse_format(value, p.place("activations")).spec,
           value.is_object() && value.contains("tensor_scale")};
@@ -88,10 +88,7 @@ std::string no_match(const std::string& pattern, const ModelPlan& plan) {
              linear_name(int64_t(plan.layers.size()) - 1, Linear::down), ", lm_head and embed_tokens");
 }
 
-int64_t inputs_of(const ModelConfig& c, Linear l) {
-  if (l == Linear::o) return c.heads * c.head_dim;
-  return l == Linear::down ? c.intermediate_size : c.hidden_size;
-}
+int64_t inputs_of(const ModelConfig& c, Linear l) { return linear_shape(c, l)[1]; }
 
 /// What is wrong with one linear: the key of the cell that asked for it, and why. No key: nothing is.
 std::pair<std::string_view, std::string> linear_problem(const Params& p, const ModelPlan& plan,
@@ -122,16 +119,29 @@ void check_plan(const Params& p, const ModelPlan& plan, const LinearPlan& own, c
         p.fail(f == own ? key : "overrides",
                str(linear_name(int64_t(layer), l), " has ", inputs_of(config, l), " inputs: ", problem));
     }
+  const auto head_key = [&](const char* key) { return plan.head == own ? key : "overrides"; };
+  for (const auto& f : {plan.head.weights, plan.embedding})
+    if (f)
+      if (const std::string problem = weight_scales_problem(plan.method.weight_scales, *f); !problem.empty())
+        p.fail(head_key("method"), "lm_head and embeddings: " + problem);
   if (plan.head.activations)
     if (const std::string problem = activation_rule_problem(*plan.head.activations); !problem.empty())
-      p.fail(plan.head == own ? "activations" : "overrides", "lm_head: " + problem);
+      p.fail(head_key("activations"), "lm_head: " + problem);
   for (const auto& f : {plan.head.weights, plan.head.activations, plan.embedding})
     if (f)
       if (const std::string problem = shape_problem(*f, config.hidden_size); !problem.empty())
-        p.fail("format", str("lm_head and embeddings have ", config.hidden_size, " inputs: ", problem));
+        p.fail(head_key("format"),
+               str("lm_head and embeddings have ", config.hidden_size, " inputs: ", problem));
 }
 
 }  // namespace
+
+bool ModelPlan::quantizes() const {
+  for (const auto& layer : layers)
+    for (const LinearPlan& l : layer)
+      if (l != LinearPlan{}) return true;
+  return quantizes_head() || embedding;
+}
 
 bool ModelPlan::draws_signs() const {
   for (const auto& site : method.transform)
@@ -166,8 +176,10 @@ ModelPlan read_model_plan(Params& p, const ModelConfig* config, uint64_t seed) {
   if (!p.has("format")) p.fail("format", "missing key \"format\"; null is full precision");
   std::optional<FormatSpec> weights;
   if (!format.is_null()) weights = parse_format(format, p.place("format")).spec;
-  const Activations own = p.has("activations") ? read_activations(p, activations, "null")
+  const Activations own = p.has("activations") ? read_activations(p, activations)
                                                : Activations{.same = true, .format = {}, .own_scale = false};
+  if (own.own_scale && scale == "static")
+    p.fail("activation_scale", "the activations say their own tensor_scale, which static would replace");
   if (!method.is_null()) plan.method = parse_method(method, p.place("method")).spec;
 
   const LinearPlan all = linear_plan(weights, own, scale);
@@ -188,8 +200,7 @@ ModelPlan read_model_plan(Params& p, const ModelConfig* config, uint64_t seed) {
     std::optional<FormatSpec> other;
     if (!o.has("format")) o.fail("format", "missing key \"format\"; null is full precision");
     if (!f.is_null()) other = parse_format(f, o.place("format")).spec;
-    const LinearPlan entry =
-        linear_plan(other, o.has("activations") ? read_activations(o, a, "null") : own, scale);
+    const LinearPlan entry = linear_plan(other, o.has("activations") ? read_activations(o, a) : own, scale);
     if (!for_matches(match, plan, [&](LinearPlan& l) { l = entry; })) o.fail("match", no_match(match, plan));
     ModelPlan open = plan;  // what it means and `skip` does not
     for_matches(match, open, [&](LinearPlan& l) { l = kMarked; });
@@ -214,6 +225,7 @@ ModelPlan read_model_plan(Params& p, const ModelConfig* config, uint64_t seed) {
   if (plan.head.activations && plan.head.activations->tensor_scale.mode == TensorScale::dynamic)
     plan.static_activations = true;
   plan.static_activations = plan.static_activations && scale == "static";
+  if (!plan.quantizes()) plan.method = {};  // nothing that a method could change
   check_plan(p, plan, all, *config);
 
   p.set_resolved("format", format_or_null(weights));

@@ -28,6 +28,8 @@ struct ModelPlan {
   std::optional<FormatSpec> embedding;  // of the table that tokens are looked up in
 
   bool draws_signs() const;
+  /// Whether anything at all is quantized.
+  bool quantizes() const;
   bool quantizes_head() const { return head.weights || head.activations; }
 };
 

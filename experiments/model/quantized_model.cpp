@@ -18,20 +18,9 @@ bool is_static(const ModelPlan& plan, const std::optional<FormatSpec>& activatio
 
 }  // namespace
 
-Matrix embed_tokens(const Checkpoint& checkpoint, std::span<const int32_t> ids, const FormatSpec* format) {
-  const ModelConfig& config = checkpoint.config();
-  Matrix hidden(int64_t(ids.size()), config.hidden_size);
-  if (!format) {
-    checkpoint.embed(ids, hidden);
-    return hidden;
-  }
-  std::vector<int32_t> all(size_t(config.vocab_size));
-  std::iota(all.begin(), all.end(), 0);
-  Matrix table(config.vocab_size, config.hidden_size);
-  checkpoint.embed(all, table);
-  fake_quantize(*format, table, table);
-  for (size_t t = 0; t < ids.size(); ++t)
-    std::copy_n(table.row(ids[t]), config.hidden_size, hidden.row(int64_t(t)));
+Matrix embed_tokens(const Checkpoint& checkpoint, std::span<const int32_t> ids) {
+  Matrix hidden(int64_t(ids.size()), checkpoint.config().hidden_size);
+  checkpoint.embed(ids, hidden);
   return hidden;
 }
 
@@ -53,6 +42,14 @@ QuantizedModel::QuantizedModel(Ops& ops, const Checkpoint& checkpoint, const Mod
       plan_(plan),
       step_(std::move(step)),
       head_activations_(plan.head.activations) {}
+
+Matrix QuantizedModel::embed(std::span<const int32_t> ids) const {
+  if (!table_) return embed_tokens(checkpoint_, ids);
+  Matrix hidden(int64_t(ids.size()), table_->cols());
+  const RowReader reader(*table_);
+  for (size_t t = 0; t < ids.size(); ++t) reader.dequantize(ids[t], hidden.view().middle_rows(int64_t(t), 1));
+  return hidden;
+}
 
 BlockWeights QuantizedModel::make_block(int64_t layer) {
   BlockWeights block = load_norms(ops_, checkpoint_, layer);
@@ -121,15 +118,21 @@ void QuantizedModel::calibrate(BlockWeights& block, Forward& forward, MatrixView
 
 Matrix QuantizedModel::run(std::span<const int32_t> ids, int64_t length, const TokenWindows* calibration) {
   const ModelConfig& config = checkpoint_.config();
-  const FormatSpec* table = plan_.embedding ? &*plan_.embedding : nullptr;
+  if (plan_.embedding) {
+    std::vector<int32_t> all(size_t(config.vocab_size));
+    std::iota(all.begin(), all.end(), 0);
+    table_ = std::make_shared<const QuantizedMatrix>(
+        quantize(*plan_.embedding, embed_tokens(checkpoint_, all), plan_.method.weight_scales));
+    digest_.update("embed_tokens").update(table_->digest());
+  }
   Forward forward(ops_, config, default_chunk(length), length);
-  Matrix hidden = embed_tokens(checkpoint_, ids, table);
+  Matrix hidden = embed(ids);
   std::optional<Forward> walk;
   Matrix inputs;  // of the calibration
   if (plan_.static_activations) {
     FP4LAB_CHECK(calibration);
     walk.emplace(ops_, config, default_chunk(calibration->length), calibration->length);
-    inputs = embed_tokens(checkpoint_, calibration->ids, table);
+    inputs = embed(calibration->ids);
   }
   for (int64_t layer = 0; layer < config.layers; ++layer) {
     BlockWeights block = make_block(layer);

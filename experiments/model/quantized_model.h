@@ -11,10 +11,8 @@
 
 namespace fp4lab {
 
-/// Rows of the embedding for every token of the windows, (tokens, hidden_size). `format`: what the table is
-/// quantized to, or null.
-Matrix embed_tokens(const Checkpoint& checkpoint, std::span<const int32_t> ids,
-                    const FormatSpec* format = nullptr);
+/// Rows of the embedding for every token of the windows, (tokens, hidden_size).
+Matrix embed_tokens(const Checkpoint& checkpoint, std::span<const int32_t> ids);
 
 /// Hidden states after the last block of the model in full precision.
 Matrix full_precision_hidden(Ops& ops, const Checkpoint& checkpoint, std::span<const int32_t> ids,
@@ -31,13 +29,14 @@ class QuantizedModel {
 
   /// The head of both models; after `run`.
   Head head();
-  /// SHA-256 over the linears' stored bytes.
+  /// SHA-256 over all that is stored: linears, head, embedding.
   std::string digest() { return digest_.hex(); }
   /// Static scales only: inputs seen by the calibrated sites, and those that saturated.
   int64_t inputs_seen() const { return seen_; }
   int64_t inputs_saturated() const { return saturated_; }
 
  private:
+  Matrix embed(std::span<const int32_t> ids) const;
   BlockWeights make_block(int64_t layer);
   void make_head();
   void calibrate(BlockWeights& block, Forward& forward, MatrixView<float> hidden);
@@ -54,6 +53,7 @@ class QuantizedModel {
   std::function<void()> step_;
   Sha256 digest_;
   Array scratch_;
+  std::shared_ptr<const QuantizedMatrix> table_;  // the embedding
   std::shared_ptr<const QuantizedMatrix> head_;
   std::optional<FormatSpec> head_activations_;
   int64_t seen_ = 0, saturated_ = 0;

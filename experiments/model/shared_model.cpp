@@ -2,8 +2,11 @@
 
 #include <unistd.h>
 
+#include <algorithm>
 #include <filesystem>
 #include <nlohmann/json.hpp>
+
+#include "kernels/forward/forward.h"
 
 namespace fp4lab {
 
@@ -106,6 +109,23 @@ std::shared_ptr<const Matrix> MatrixCache::get(const std::string& key, const std
 ModelCache::ModelCache()
     : hidden_(
           std::make_shared<MatrixCache>(int64_t(::sysconf(_SC_PHYS_PAGES)) * ::sysconf(_SC_PAGESIZE) / 8)) {}
+
+double weights_of_block(const ModelConfig& config) {
+  double weights = 0;
+  for (int l = 0; l < kLinears; ++l) {
+    const auto [out, in] = linear_shape(config, Linear(l));
+    weights += double(out) * double(in);
+  }
+  return weights;
+}
+
+WalkCost walk_cost(const ModelConfig& c, double tokens, double length) {
+  const double heads = double(c.heads * c.head_dim), weights = weights_of_block(c);
+  const double chunk = double(default_chunk(int64_t(length))) * length;
+  return {2 * tokens * double(c.layers) * (weights + heads * length) / kNominalRate,
+          tokens * double(c.hidden_size) * 4, weights * 4,
+          chunk * 4 * (3 * double(c.hidden_size) + 5 * std::max(double(c.intermediate_size), heads))};
+}
 
 std::string read_model_path(Params& p) {
   return p.text("path",

@@ -37,6 +37,7 @@ class MatrixCache {
  public:
   explicit MatrixCache(int64_t limit_bytes) : limit_(limit_bytes) {}
   std::shared_ptr<const Matrix> get(const std::string& key, const std::function<Matrix()>& make);
+  bool holds(const std::string& key) const { return entries_.contains(key); }
 
  private:
   int64_t limit_, held_ = 0, clock_ = 0;
@@ -65,6 +66,20 @@ class ModelCache {
   std::map<std::string, std::shared_ptr<const SharedCorpus>> corpora_;
   std::shared_ptr<MatrixCache> hidden_;
 };
+
+/// Multiply-adds and other operations per second and core that estimates of time assume.
+inline constexpr double kNominalRate = 100e9;
+
+/// What running a model in full precision over windows costs, in seconds on one core and in bytes at a time.
+struct WalkCost {
+  double seconds;
+  double states;     // the hidden states of all windows
+  double block;      // one block's weights in float32
+  double workspace;  // of one chunk of windows
+};
+WalkCost walk_cost(const ModelConfig& config, double tokens, double length);
+/// Weights of one block's linears.
+double weights_of_block(const ModelConfig& config);
 
 /// Keys of {"path": ...}.
 std::string read_model_path(Params& p);

@@ -1,9 +1,17 @@
 #include "experiments/model/statistics_store.h"
 
+#include <fcntl.h>
+#include <sys/file.h>
+#include <unistd.h>
+
 #include <algorithm>
+#include <cerrno>
+#include <chrono>
 #include <cstring>
 #include <filesystem>
+#include <map>
 #include <nlohmann/json.hpp>
+#include <thread>
 
 #include "core/hash.h"
 #include "core/io/files.h"
@@ -14,6 +22,32 @@ namespace fp4lab {
 namespace fs = std::filesystem;
 
 namespace {
+
+/// Holds the folder's lock; waiting asks `step` every tenth of a second whether to go on. Where the file
+/// system cannot lock, everybody gathers.
+class Turn {
+ public:
+  Turn(const std::string& dir, const std::function<void()>& step)
+      : fd_(::open((dir + "/.lock").c_str(), O_RDWR | O_CREAT | O_CLOEXEC, 0666)) {
+    while (fd_ >= 0 && ::flock(fd_, LOCK_EX | LOCK_NB) != 0 && errno == EWOULDBLOCK) {
+      try {
+        step();
+      } catch (...) {
+        ::close(fd_);
+        throw;
+      }
+      std::this_thread::sleep_for(std::chrono::milliseconds(100));
+    }
+  }
+  Turn(const Turn&) = delete;
+  Turn& operator=(const Turn&) = delete;
+  ~Turn() {
+    if (fd_ >= 0) ::close(fd_);
+  }
+
+ private:
+  int fd_;
+};
 
 template <class T>
 std::span<const std::byte> bytes_of(const std::vector<T>& v) {
@@ -89,15 +123,38 @@ bool StatisticsStore::has(const Site& site) const {
   }
 }
 
-void StatisticsStore::gather(Ops& ops, const std::vector<Site>& sites,
-                             const std::function<void()>& step) const {
+std::vector<StatisticsStore::Site> StatisticsStore::missing_of(const std::vector<Site>& sites) const {
   std::vector<Site> missing;
   std::copy_if(sites.begin(), sites.end(), std::back_inserter(missing),
                [&](const Site& s) { return !has(s); });
-  if (missing.empty()) return;
+  return missing;
+}
+
+Source::Cost StatisticsStore::gather_cost(const std::vector<Site>& sites) const {
+  const std::vector<Site> missing = missing_of(sites);
+  if (missing.empty()) return {};
+  const ModelConfig& config = model_->checkpoint.config();
+  const WalkCost walk = walk_cost(config, double(windows_.tokens.ids.size()), double(windows_.tokens.length));
+  std::map<int64_t, double> held;  // a block's sites are gathered together
+  for (const auto& [layer, kind] : missing) {
+    const double K = double(linear_shape(config, linears_of(kind)[0])[1]);
+    held[layer] +=
+        (request_.sample ? double(sample_rows()) * K * 4 : 0) + (request_.hessians ? K * K * 12 : 0);
+  }
+  double most = 0;
+  for (const auto& [layer, bytes] : held) most = std::max(most, bytes);
+  return {walk.seconds, walk.states + walk.block + walk.workspace + most};
+}
+
+void StatisticsStore::gather(Ops& ops, const std::vector<Site>& sites,
+                             const std::function<void()>& step) const {
+  if (missing_of(sites).empty()) return;
   std::error_code error;
   fs::create_directories(dir_, error);
   if (error) throw DataError(str(dir_, ": cannot make this folder: ", error.message()));
+  const Turn turn(dir_, step);
+  const std::vector<Site> missing = missing_of(sites);  // another process may have gathered them meanwhile
+  if (missing.empty()) return;
   // Captures of other processes may be under way beside this one: only old leftovers go, and those of this
   // host.
   sweep_temporaries(dir_, "." + hash_, false);
@@ -138,7 +195,8 @@ void StatisticsStore::write(const Site& site, const SiteStats& stats) const {
 
 SiteStats StatisticsStore::gathered(Ops& ops, const std::vector<Site>& sites, const Site& site,
                                     const std::function<void()>& step) const {
-  gather(ops, sites, step);
+  if (!gathered_) gather(ops, sites, step);
+  gathered_ = true;
   try {
     return load(site);
   } catch (const DataError&) {  // damaged where its header does not show it

@@ -17,10 +17,13 @@ class StatisticsStore {
   StatisticsStore(std::string dir, std::shared_ptr<const SharedModel> model, ChosenWindows windows,
                   bool hessians, bool sample, int64_t rows, uint64_t seed);
 
-  /// Gathers those sites that are not there yet, or whose file is damaged, in one walk; a site gathered by
-  /// another process meanwhile is written over with the same bytes. DataError when the disk is full.
+  /// Gathers those sites that are not there yet, or whose file is damaged, in one walk; one process at a
+  /// time, the others wait for its files; a site gathered by another process meanwhile is written over with
+  /// the same bytes. DataError when the disk is full.
   using Site = std::pair<int64_t, SiteKind>;
   void gather(Ops& ops, const std::vector<Site>& sites, const std::function<void()>& step) const;
+  /// What gathering those that are not there yet takes; nothing when all are.
+  Source::Cost gather_cost(const std::vector<Site>& sites) const;
   /// Gathers `sites` as far as needed and loads one of them; a file that turns out damaged is gathered again.
   SiteStats gathered(Ops& ops, const std::vector<Site>& sites, const Site& site,
                      const std::function<void()>& step) const;
@@ -32,6 +35,7 @@ class StatisticsStore {
  private:
   std::string file(const Site& site) const;
   bool has(const Site& site) const;
+  std::vector<Site> missing_of(const std::vector<Site>& sites) const;
   void write(const Site& site, const SiteStats& stats) const;
 
   std::string dir_;
@@ -39,6 +43,7 @@ class StatisticsStore {
   ChosenWindows windows_;
   StatsRequest request_;
   std::string hash_;
+  mutable bool gathered_ = false;  // all of them, once; a file that vanishes later is gathered again
 };
 
 }  // namespace fp4lab

@@ -16,6 +16,7 @@ class ActivationSource : public Source {
                    std::vector<SourceTensor> tensors)
       : store_(std::move(store)), sites_(std::move(sites)), tensors_(std::move(tensors)) {}
   const std::vector<SourceTensor>& tensors() const override { return tensors_; }
+  Cost cost() const override { return store_.gather_cost(sites_); }
   Matrix load(size_t i) const override {
     // The first one to be loaded gathers all of them in one walk.
     return store_.gathered(*make_cpu_ops(), sites_, sites_.at(i), check_interrupt).sample;
@@ -63,8 +64,9 @@ std::unique_ptr<Source> make_activation_source(Params& p, const SourceContext& c
       const StatisticsStore::Site site{layer, site_of(Linear(l))};
       if (!wanted || std::find(sites.begin(), sites.end(), site) != sites.end()) continue;
       sites.push_back(site);
-      tensors.push_back({name, 0, model->checkpoint.shape(Linear(l))[1]});
-      names.push_back(name);
+      const std::string first = linear_name(layer, linears_of(site.second)[0]);
+      tensors.push_back({first, 0, model->checkpoint.shape(Linear(l))[1]});
+      names.push_back(first);
     }
   for (size_t i = 0; i < patterns.size(); ++i)
     if (!matched[i]) p.fail("activations", "no linear of the model matches \"" + patterns[i] + "\"");

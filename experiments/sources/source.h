@@ -23,6 +23,11 @@ class Source {
   virtual const std::vector<SourceTensor>& tensors() const = 0;
   /// Tensor i as float32. DataError naming file, tensor and place for NaN or Inf.
   virtual Matrix load(size_t i) const = 0;
+  /// What the first load costs beyond reading: seconds on one core, bytes at a time.
+  struct Cost {
+    double seconds = 0, bytes = 0;
+  };
+  virtual Cost cost() const { return {}; }
 };
 
 class ModelCache;

@@ -117,25 +117,24 @@ class ModelTask : public CellTask {
 
   Estimate estimate() const override {
     const ModelConfig& c = model_->checkpoint.config();
-    double linears = 0;
-    for (int l = 0; l < kLinears; ++l)
-      linears +=
-          double(model_->checkpoint.shape(Linear(l))[0]) * double(model_->checkpoint.shape(Linear(l))[1]);
-    const double head = double(c.vocab_size) * double(c.hidden_size), layers = double(c.layers);
-    const double tokens = double(token_count()), length = double(evaluation_[0].tokens.length);
-    const double attention = layers * double(c.heads * c.head_dim) * length;  // of one token, multiply-adds
-    double seconds = 2 * tokens * 2 * (layers * linears + head + attention) / 100e9;  // two models
-    double held = 2 * tokens * double(c.hidden_size) * 4;
-    if (calibration_) {
-      const double extra = double(calibration_->tokens.ids.size());
-      seconds += extra * 2 * (layers * linears + attention) / 100e9;
-      held += extra * double(c.hidden_size) * 4;
+    const double length = double(evaluation_[0].tokens.length), tokens = double(token_count());
+    const double head = double(c.vocab_size) * double(c.hidden_size);
+    const WalkCost full = walk_cost(c, tokens, length);
+    WalkCost cost = full;
+    if (plan_.quantizes()) cost.seconds += full.seconds, cost.states += full.states;
+    cost.seconds += 2 * 2 * tokens * head / kNominalRate;
+    cost.seconds += double(c.layers) * weights_of_block(c) * quantize_seconds();
+    if (calibration_) {  // walked beside the evaluation, with a workspace of its own
+      const WalkCost extra =
+          walk_cost(c, double(calibration_->tokens.ids.size()), double(calibration_->tokens.length));
+      cost.seconds += extra.seconds, cost.states += extra.states, cost.workspace += extra.workspace;
     }
-    // A block of weights in float32 with one site's copy and codes, the workspace, a tile of the head.
-    const double chunk = double(default_chunk(evaluation_[0].tokens.length)) * length;
-    const double workspace =
-        chunk * 4 * double(3 * c.hidden_size + 5 * std::max(c.intermediate_size, c.heads * c.head_dim));
-    return {seconds, held + linears * 4 * 1.7 + workspace + 4096.0 * 4 * (double(c.hidden_size) + 2048)};
+    if (hidden_->holds(hidden_key())) cost.states -= full.states;  // it is not free memory any more
+    // A quantized head or embedding is whole once in float32; otherwise the head comes in tiles.
+    const double tables =
+        plan_.head.weights || plan_.embedding ? head * 5 : 4096.0 * 4 * double(c.hidden_size);
+    return {cost.seconds,
+            cost.states + cost.workspace + std::max(cost.block * 1.7, tables) + 4096.0 * 4 * 2048};
   }
 
  private:
@@ -143,6 +142,20 @@ class ModelTask : public CellTask {
     int64_t n = 0;
     for (const ChosenWindows& w : evaluation_) n += int64_t(w.tokens.ids.size());
     return n;
+  }
+
+  /// What the full-precision hidden states are kept under.
+  std::string hidden_key() const {
+    Json windows = Json::array();
+    for (const ChosenWindows& w : evaluation_) windows.push_back(w.resolved);
+    return model_->hash + windows.dump();
+  }
+
+  /// Per weight, on one core.
+  double quantize_seconds() const {
+    if (plan_.method.weight_scales.kind == WeightScales::mse_shrink) return 300e-9;
+    if (plan_.method.weight_scales.kind == WeightScales::alternate) return 100e-9;
+    return 15e-9;
   }
 
   void use_calibration(const Params& p, ChosenWindows chosen, bool& random) {
@@ -194,20 +207,10 @@ Record ModelTask::run() {
   const Checkpoint& checkpoint = model_->checkpoint;
   const int64_t length = evaluation_[0].tokens.length;
   std::vector<int32_t> ids, labels;
-  Json windows = Json::array();
-  for (const ChosenWindows& w : evaluation_) {
-    ids.insert(ids.end(), w.tokens.ids.begin(), w.tokens.ids.end());
-    windows.push_back(w.resolved);
-  }
+  for (const ChosenWindows& w : evaluation_) ids.insert(ids.end(), w.tokens.ids.begin(), w.tokens.ids.end());
   for (size_t t = 0; t < ids.size(); ++t) labels.push_back((t + 1) % size_t(length) ? ids[t + 1] : -1);
 
-  const bool quantized =
-      std::any_of(plan_.layers.begin(), plan_.layers.end(),
-                  [](const auto& layer) {
-                    return std::any_of(layer.begin(), layer.end(),
-                                       [](const LinearPlan& l) { return l != LinearPlan{}; });
-                  }) ||
-      plan_.quantizes_head() || plan_.embedding;
+  const bool quantized = plan_.quantizes();
   const auto named = [&](const char* which, const auto& compute) {
     try {
       return compute();
@@ -216,9 +219,8 @@ Record ModelTask::run() {
     }
   };
   const std::shared_ptr<const Matrix> full = named("in full precision", [&] {
-    return hidden_->get(model_->hash + windows.dump(), [&] {
-      return full_precision_hidden(*ops, checkpoint, ids, length, check_interrupt);
-    });
+    return hidden_->get(
+        hidden_key(), [&] { return full_precision_hidden(*ops, checkpoint, ids, length, check_interrupt); });
   });
   QuantizedModel model(*ops, checkpoint, plan_, check_interrupt);
   Matrix states;
@@ -227,8 +229,11 @@ Record ModelTask::run() {
                    [&] { return model.run(ids, length, calibration_ ? &calibration_->tokens : nullptr); });
   const Head head = quantized ? model.head() : full_precision_head(*ops, checkpoint);
   std::vector<TokenScores> scores(ids.size());
-  score_tokens(*ops, checkpoint.config(), head, length, *full,
-               quantized ? states.view() : MatrixView<const float>{}, labels, scores, check_interrupt);
+  named("scoring", [&] {
+    score_tokens(*ops, checkpoint.config(), head, length, *full,
+                 quantized ? states.view() : MatrixView<const float>{}, labels, scores, check_interrupt);
+    return 0;
+  });
 
   Record record;
   size_t begin = 0;
@@ -248,7 +253,7 @@ Record ModelTask::run() {
       {"activation_saturated_share",
        calibration_ ? double(model.inputs_saturated()) / double(model.inputs_seen()) : std::nan(""),
        {"1", "share of evaluated inputs above what their static scale reaches"}});
-  record.texts.push_back({"digest", model.digest()});
+  record.texts.push_back({"digest", quantized ? model.digest() : ""});
   return record;
 }
 

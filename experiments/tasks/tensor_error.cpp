@@ -95,7 +95,9 @@ class TensorError : public CellTask {
       }
     // One tensor in float32 with its group amax and codes, under a transform also in the other coordinates;
     // kept codes of all tensors stay, and once more in the part's image.
-    return {elements * per_element, largest * (transformed() ? 10 : 6) + (keep_codes_ ? elements * 2 : 0)};
+    const Source::Cost source = source_->cost();
+    const double own = largest * (transformed() ? 10 : 6) + (keep_codes_ ? elements * 2 : 0);
+    return {source.seconds + elements * per_element, std::max(source.bytes, own)};
   }
 
  private:

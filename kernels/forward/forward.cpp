@@ -201,7 +201,10 @@ void score_tokens(Ops& ops, const ModelConfig& config, const Head& head, int64_t
           ops.fake_quantize(*head.activations, x, length, x);
         }
         ops.gemm(x, weights.view(), y, false);
-        check_output(ops, y, {{"lm_head", count}}, length);
+        if (const int64_t at = ops.first_nonfinite(y); at >= 0)
+          throw DataError(str("lm_head", is_quantized ? " of the quantized model" : "",
+                              ": a logit is NaN or infinite at token ", at / count % length,
+                              " of a window, vocabulary entry ", first + at % count));
         return y;
       };
       const MatrixView<float> a = compute(full, h, W, logits, false);

@@ -177,6 +177,13 @@ class Keys(Mistakes):
         search = {"base": "mxfp4", "rule": "search"}
         self.refused(CONFIG, "/overrides: lm_head: rule search searches offline", skip=["embed_tokens"],
                      overrides=[{"match": "lm_head", "format": search}])
+        self.refused(CONFIG, "/overrides: lm_head and embeddings: ", skip=["embed_tokens"],
+                     method={"base": "rtn", "weight_scales": "mse_shrink"},
+                     overrides=[{"match": "lm_head", "format": "int4-asym"}])
+        self.refused(CONFIG, "/overrides: lm_head and embeddings have 64 inputs", skip=["embed_tokens"],
+                     overrides=[{"match": "lm_head", "format": "int4-g128"}])
+        self.refused(CONFIG, "/activation_scale: the activations say their own tensor_scale", activation_scale="static",
+                     calibration=CALIBRATION, activations={"base": "nvfp4", "tensor_scale": "dynamic"})
         self.refused(CONFIG, '/overrides/0/match: every linear that "lm_head" means is left out by "skip"',
                      overrides=[{"match": "lm_head", "format": "int4"}])
 

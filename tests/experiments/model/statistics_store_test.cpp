@@ -22,7 +22,8 @@ ChosenWindows windows(int64_t count, int64_t length) {
 
 std::vector<fs::path> files_in(const fs::path& dir) {
   std::vector<fs::path> files;
-  for (const auto& f : fs::directory_iterator(dir)) files.push_back(f.path());
+  for (const auto& f : fs::directory_iterator(dir))
+    if (f.path().extension() == ".safetensors") files.push_back(f.path());
   std::sort(files.begin(), files.end());
   return files;
 }
