@@ -92,7 +92,7 @@ class BrokenWeights(WithModel):
         self.write_bad(*((f"{BLOCK}mlp.{l}_proj.weight", slice(None), 1e25) for l in ("gate", "up")))
         self.check("layers.1.mlp.down_proj: ", "NaN or infinite at token ")
         self.write_bad(("model.norm.weight", slice(None), 3e38))
-        self.check("lm_head: its output is NaN or infinite")
+        self.check("lm_head: a logit is NaN or infinite")
 
     def test_repair(self):
         self.write_bad((BLOCK + "mlp.up_proj.weight", (5, 33), np.nan))
