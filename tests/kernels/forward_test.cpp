@@ -143,10 +143,13 @@ TEST_CASE("forward: logits of the shipped model are the golden ones", "[kernels]
 }
 
 TEST_CASE("forward: logits of other models are the golden ones", "[kernels][forward]") {
-  for (const char* name : {"small", "qwen3-random", "llama31-random"}) {
-    if (!std::filesystem::exists(data(name))) FP4LAB_SKIP(data(name) + " is not there");
-    check_golden(data(name), std::string(name) == "small");
-  }
+  int64_t missing = 0;
+  for (const char* name : {"small", "qwen3-random", "llama31-random"})
+    if (std::filesystem::exists(data(name)))
+      check_golden(data(name), std::string(name) == "small");
+    else
+      ++missing;
+  if (missing == 3) FP4LAB_SKIP(data("*") + " are not there");
 }
 
 TEST_CASE("forward: bits depend on a window alone", "[kernels][forward]") {
