@@ -6,20 +6,12 @@
 #include <filesystem>
 #include <nlohmann/json.hpp>
 
+#include "experiments/sources/file_source.h"
 #include "kernels/forward/forward.h"
 
 namespace fp4lab {
 
 namespace {
-
-std::string expanded(const Params& p, std::string_view key, const std::string& text,
-                     const SourceContext& context) {
-  try {
-    return expand_path(text, context.base_dir);
-  } catch (const ConfigError& e) {
-    p.fail(key, e.what());
-  }
-}
 
 /// What `open` throws, with the place of what named the file.
 template <class Open>
@@ -65,7 +57,7 @@ ChosenWindows cut(const std::string& text, const WindowKeys& keys, std::string_v
   if (keys.choice.length > config.max_positions)
     throw DataError(str(p.place("length").text(), ": windows of ", keys.choice.length,
                         " tokens are longer than the model's context of ", config.max_positions));
-  const std::string path = expanded(p, key, text, context);
+  const std::string path = path_of_key(p, key, text, context);
   const auto corpus = cache.corpus(path, p.place(key), context);
   WindowChoice choice = keys.choice;
   choice.seed = context.seed;
@@ -137,7 +129,7 @@ std::shared_ptr<const SharedModel> ModelCache::model(const Json& object, const P
   Params p(object, place, "a model");
   const std::string text = read_model_path(p);
   p.done();
-  const std::string path = expanded(p, "path", text, context);
+  const std::string path = path_of_key(p, "path", text, context);
   std::shared_ptr<const SharedModel>& model = models_[path];
   if (!model)
     model = at_place(p.place("path"), [&] {

@@ -1,6 +1,6 @@
 // experiments/sources/file_source.h - sources that read tensors from files, and the patterns that choose
 // them.
-//   Internal to experiments/sources/.
+//   Internal to experiments/.
 #pragma once
 #include <span>
 #include <string>

@@ -11,8 +11,10 @@
 #include "core/random.h"
 #include "kernels/cpu/attention_kernels.h"
 #include "tests/catch.h"
+#include "tests/kernels/faults.h"
 
 using namespace fp4lab;
+using namespace fp4lab::test;
 
 namespace {
 
@@ -112,19 +114,6 @@ const Shape kShapes[] = {{1, 1, 1, 1, 1},    {1, 3, 2, 1, 16},  {2, 2, 1, 1, 5},
 std::string name_of(const Shape& s) {
   return str("length ", s.length, " windows ", s.windows, " heads ", s.heads, "/", s.kv_heads, " of ",
              s.head_dim);
-}
-
-std::string fault_of(const std::function<void()>& call) {
-  try {
-    call();
-  } catch (const Fault& e) {
-    return e.what();
-  }
-  return "no fault";
-}
-
-bool contains(const std::string& text, const std::string& part) {
-  return text.find(part) != std::string::npos;
 }
 
 }  // namespace

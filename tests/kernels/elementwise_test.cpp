@@ -10,8 +10,10 @@
 
 #include "core/random.h"
 #include "tests/catch.h"
+#include "tests/kernels/faults.h"
 
 using namespace fp4lab;
+using namespace fp4lab::test;
 
 namespace {
 
@@ -46,19 +48,6 @@ void check_threads(const std::function<Matrix()>& make) {
     CHECK(same_bits(make(), want));
   }
   omp_set_num_threads(before);
-}
-
-std::string fault_of(const std::function<void()>& call) {
-  try {
-    call();
-  } catch (const Fault& e) {
-    return e.what();
-  }
-  return "no fault";
-}
-
-bool contains(const std::string& text, const std::string& part) {
-  return text.find(part) != std::string::npos;
 }
 
 }  // namespace
