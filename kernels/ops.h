@@ -56,6 +56,8 @@ class Ops {
                     bool accumulate) = 0;
   /// Host H (K, K) += X^T X in double, upper triangle.
   virtual void syrk(MatrixView<const float> X, MatrixView<double> H) = 0;
+  /// Host D (K, N) += X^T Y in double, whole, for X (T, K), Y (T, N).
+  virtual void cross(MatrixView<const float> X, MatrixView<const float> Y, MatrixView<double> D) = 0;
   /// Host amax[c] = max(amax[c], |x|), sum_abs[c] += |x| per column.
   virtual void column_stats(MatrixView<const float> X, std::span<float> amax, std::span<double> sum_abs) = 0;
   /// x / sqrt(mean(x^2) + eps) * weight over each run of weight.size() columns; out may be X.

@@ -125,6 +125,13 @@ void pack_widened(const float* x, int64_t stride, int64_t cols, int64_t depth, d
   }
 }
 
+/// Packs columns of X (T, K), widened, as either operand of X^T Y.
+auto columns_of(MatrixView<const float> X, int64_t width) {
+  return [X, width](int64_t col, int64_t cols, int64_t t, int64_t depth, double* panel) {
+    pack_widened(X.row(t) + col, X.stride, cols, depth, panel, width);
+  };
+}
+
 }  // namespace
 
 void gemm_with(const GemmKernels& set, MatrixView<const float> X, MatrixView<const float> W,
@@ -146,12 +153,15 @@ void syrk_with(const GemmKernels& set, MatrixView<const float> X, MatrixView<dou
   FP4LAB_CHECK(H.rows == X.cols && H.cols == X.cols, "X (", X.rows, ", ", X.cols, "), H (", H.rows, ", ",
                H.cols, ")");
   if (X.rows == 0 || X.cols == 0) return;
-  auto pack = [X](int64_t width) {
-    return [X, width](int64_t col, int64_t cols, int64_t t, int64_t depth, double* panel) {
-      pack_widened(X.row(t) + col, X.stride, cols, depth, panel, width);
-    };
-  };
-  product(set.f64, X.rows, pack(set.f64.width), pack(set.f64.cols), H, false, true);
+  product(set.f64, X.rows, columns_of(X, set.f64.width), columns_of(X, set.f64.cols), H, false, true);
+}
+
+void cross_with(const GemmKernels& set, MatrixView<const float> X, MatrixView<const float> Y,
+                MatrixView<double> D) {
+  FP4LAB_CHECK(X.rows == Y.rows && D.rows == X.cols && D.cols == Y.cols, "X (", X.rows, ", ", X.cols,
+               "), Y (", Y.rows, ", ", Y.cols, "), D (", D.rows, ", ", D.cols, ")");
+  if (X.rows == 0 || D.rows == 0 || D.cols == 0) return;
+  product(set.f64, X.rows, columns_of(X, set.f64.width), columns_of(Y, set.f64.cols), D, false, false);
 }
 
 void gemm(MatrixView<const float> X, MatrixView<const float> W, MatrixView<float> Y, bool accumulate) {
@@ -159,5 +169,9 @@ void gemm(MatrixView<const float> X, MatrixView<const float> W, MatrixView<float
 }
 
 void syrk(MatrixView<const float> X, MatrixView<double> H) { syrk_with(chosen_set(), X, H); }
+
+void cross(MatrixView<const float> X, MatrixView<const float> Y, MatrixView<double> D) {
+  cross_with(chosen_set(), X, Y, D);
+}
 
 }  // namespace fp4lab

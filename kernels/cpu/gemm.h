@@ -15,4 +15,8 @@ void gemm(MatrixView<const float> X, MatrixView<const float> W, MatrixView<float
 /// double. Only the upper triangle (j >= i) is read and written.
 void syrk(MatrixView<const float> X, MatrixView<double> H);
 
+/// D (K, N) += X^T Y for X (T, K) and Y (T, N), whole: d_ij = fma(double(x_ti), double(y_tj), d_ij) for
+/// t = 0, 1, ..., T - 1, in double. X may be Y: the upper triangle then has syrk's bits.
+void cross(MatrixView<const float> X, MatrixView<const float> Y, MatrixView<double> D);
+
 }  // namespace fp4lab

@@ -40,9 +40,11 @@ struct GemmKernels {
 const GemmKernels& gemm_kernels_v3();
 const GemmKernels* gemm_kernels_v4();
 
-/// gemm and syrk with a given set, for tests and benchmarks.
+/// gemm, syrk and cross with a given set, for tests and benchmarks.
 void gemm_with(const GemmKernels& set, MatrixView<const float> X, MatrixView<const float> W,
                MatrixView<float> Y, bool accumulate);
 void syrk_with(const GemmKernels& set, MatrixView<const float> X, MatrixView<double> H);
+void cross_with(const GemmKernels& set, MatrixView<const float> X, MatrixView<const float> Y,
+                MatrixView<double> D);
 
 }  // namespace fp4lab

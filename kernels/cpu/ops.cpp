@@ -40,6 +40,9 @@ class CpuOps final : public Ops {
     fp4lab::gemm(X, W, Y, accumulate);
   }
   void syrk(MatrixView<const float> X, MatrixView<double> H) override { fp4lab::syrk(X, H); }
+  void cross(MatrixView<const float> X, MatrixView<const float> Y, MatrixView<double> D) override {
+    fp4lab::cross(X, Y, D);
+  }
   void column_stats(MatrixView<const float> X, std::span<float> amax, std::span<double> sum_abs) override {
     fp4lab::column_stats(X, amax, sum_abs);
   }

@@ -1,66 +1,17 @@
 #include "kernels/cpu/gemm.h"
 
-#include <omp.h>
-
-#include <cmath>
 #include <limits>
 #include <string>
 #include <vector>
 
-#include "core/random.h"
 #include "formats/row_kernels.h"
-#include "kernels/cpu/gemm_kernels.h"
 #include "tests/catch.h"
+#include "tests/kernels/gemm_cases.h"
 
 using namespace fp4lab;
+using namespace fp4lab::test;
 
 namespace {
-
-/// N(0,1) in a view whose rows have `gap` more elements than it shows.
-struct Strided {
-  Matrix all;
-  MatrixView<float> view;
-  Strided(int64_t rows, int64_t cols, uint64_t seed, int64_t gap = 0) : all(rows, cols + gap) {
-    const Stream stream(seed, "gemm test");
-    for (int64_t i = 0; i < all.size(); ++i) all.data()[i] = float(normal_pair(stream.block(uint64_t(i)))[0]);
-    view = {all.data(), rows, cols, cols + gap};
-  }
-};
-
-/// The definition, as gemm.h words it.
-void gemm_ref(MatrixView<const float> X, MatrixView<const float> W, MatrixView<float> Y, bool accumulate) {
-  for (int64_t i = 0; i < Y.rows; ++i)
-    for (int64_t j = 0; j < Y.cols; ++j) {
-      float y = accumulate ? Y(i, j) : 0.0f;
-      for (int64_t k = 0; k < X.cols; ++k) y = std::fma(X(i, k), W(j, k), y);
-      Y(i, j) = y;
-    }
-}
-void syrk_ref(MatrixView<const float> X, MatrixView<double> H) {
-  for (int64_t i = 0; i < H.rows; ++i)
-    for (int64_t j = i; j < H.cols; ++j)
-      for (int64_t t = 0; t < X.rows; ++t) H(i, j) = std::fma(double(X(t, i)), double(X(t, j)), H(i, j));
-}
-
-/// The first element whose bits differ (all NaNs are one), gaps between rows included; "" when none does.
-template <class T>
-std::string difference(const MatrixOf<T>& got, const MatrixOf<T>& want) {
-  for (int64_t i = 0; i < want.rows(); ++i)
-    for (int64_t j = 0; j < want.cols(); ++j) {
-      const T a = got(i, j), b = want(i, j);
-      if (std::isnan(a) && std::isnan(b)) continue;
-      if (a != b || std::signbit(a) != std::signbit(b))
-        return "(" + std::to_string(i) + ", " + std::to_string(j) + "): " + std::to_string(a) + ", not " +
-               std::to_string(b);
-    }
-  return "";
-}
-
-std::vector<const GemmKernels*> sets() {
-  std::vector<const GemmKernels*> out = {&gemm_kernels_v3()};
-  if (gemm_kernels_v4()) out.push_back(gemm_kernels_v4());
-  return out;
-}
 
 void check_gemm(int64_t m, int64_t n, int64_t k, int64_t gap, bool accumulate) {
   const Strided X(m, k, 1, gap), W(n, k, 2, gap), Y(m, n, 3, gap);
@@ -95,12 +46,6 @@ void check_syrk(int64_t t, int64_t k, int64_t gap) {
     CHECK(difference(got, want) == "");
   }
 }
-
-struct Threads {  // as many inside, as before afterwards
-  int before = omp_get_max_threads();
-  explicit Threads(int n) { omp_set_num_threads(n); }
-  ~Threads() { omp_set_num_threads(before); }
-};
 
 }  // namespace
 
@@ -169,22 +114,25 @@ TEST_CASE("gemm: NaN and Inf reach their own outputs and no others", "[kernels][
         }
 }
 
-TEST_CASE("gemm and syrk: the bits do not depend on the threads", "[kernels][gemm]") {
-  const Strided X(300, 700, 1), W(530, 700, 2);
+TEST_CASE("gemm, syrk and cross: the bits do not depend on the threads", "[kernels][gemm]") {
+  const Strided X(300, 700, 1), W(530, 700, 2), other(300, 90, 3);
   Matrix want(300, 530);
-  MatrixD gram = marked(700, 0);
+  MatrixD gram = marked(700, 0), crossed = started(700, 90, 0);
+  cross_ref(X.view, other.view, crossed);
   gemm_ref(X.view, W.view, want.view(), false);
   syrk_ref(X.view, gram);
   for (const GemmKernels* set : sets())
     for (int n : {1, 2, 3}) {
       const Threads threads(n);
       Matrix Y(300, 530);
-      MatrixD H = marked(700, 0);
+      MatrixD H = marked(700, 0), D = started(700, 90, 0);
+      cross_with(*set, X.view, other.view, D);
       gemm_with(*set, X.view, W.view, Y, false);
       syrk_with(*set, X.view, H);
       CAPTURE(set->name, n);
       CHECK(difference(Y, want) == "");
       CHECK(difference(H, gram) == "");
+      CHECK(difference(D, crossed) == "");
     }
 }
 
@@ -256,7 +204,7 @@ TEST_CASE("syrk: widened first, so no product is rounded; NaN and Inf propagate"
   CHECK((std::isnan(got(5, 17)) && std::isinf(got(3, 3)) && std::isfinite(got(5, 18))));
 }
 
-TEST_CASE("gemm and syrk: shapes that do not fit stop with all of them", "[kernels][gemm]") {
+TEST_CASE("gemm, syrk and cross: shapes that do not fit stop with all of them", "[kernels][gemm]") {
   Matrix Y(3, 5);
   MatrixD H(4, 4);
   auto message = [](auto call) -> std::string {
@@ -274,6 +222,9 @@ TEST_CASE("gemm and syrk: shapes that do not fit stop with all of them", "[kerne
   CHECK(ends(message([&] { gemm(Matrix(2, 7), Matrix(5, 7), Y); }), "X (2, 7), W (5, 7), Y (3, 5)"));
   CHECK(ends(message([&] { gemm(Matrix(3, 7), Matrix(6, 7), Y); }), "X (3, 7), W (6, 7), Y (3, 5)"));
   CHECK(ends(message([&] { syrk(Matrix(3, 5), H); }), "X (3, 5), H (4, 4)"));
+  CHECK(ends(message([&] { cross(Matrix(3, 4), Matrix(2, 4), H); }), "X (3, 4), Y (2, 4), D (4, 4)"));
+  CHECK(ends(message([&] { cross(Matrix(3, 5), Matrix(3, 4), H); }), "X (3, 5), Y (3, 4), D (4, 4)"));
+  CHECK(ends(message([&] { cross(Matrix(3, 4), Matrix(3, 5), H); }), "X (3, 4), Y (3, 5), D (4, 4)"));
 }
 
 TEST_CASE("gemm and syrk: the chosen set is one of the two", "[kernels][gemm]") {
