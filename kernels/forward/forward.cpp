@@ -114,7 +114,8 @@ void Forward::run_site(const SiteWeights& site, MatrixView<const float> X, Matri
   }
 }
 
-void Forward::run_block(const BlockWeights& block, MatrixView<float> hidden, const SiteInput& site_input) {
+void Forward::run_block(const BlockWeights& block, MatrixView<float> hidden, const SiteInput& site_input,
+                        Pass pass) {
   FP4LAB_CHECK(hidden.rows <= windows_ * length_ && hidden.rows % length_ == 0, hidden.rows);
   const int64_t tokens = hidden.rows, d = config_.head_dim, q = config_.heads * d, kv = config_.kv_heads * d;
   const auto eps = float(config_.rms_norm_eps);
@@ -144,21 +145,46 @@ void Forward::run_block(const BlockWeights& block, MatrixView<float> hidden, con
   site(SiteKind::gate_up, normed, gate_up, false);
   const MatrixView<float> act = inner_.shaped(tokens, config_.intermediate_size);
   ops_.swiglu(gate_up, act);
-  site(SiteKind::down, act, hidden, true);
+  if (pass == Pass::run) {
+    site(SiteKind::down, act, hidden, true);
+  } else {
+    if (site_input) site_input(SiteKind::down, act);
+    check_input(ops_, act, linear_name(block.layer, Linear::down), length_);
+  }
 }
 
-void run_layer(Ops& ops, Forward& forward, const BlockWeights& block, MatrixView<float> hidden,
-               const std::function<void()>& step, const SiteInput& site_input) {
+namespace {
+
+/// Brings chunk after chunk of the hidden states into the machine's memory: body(first row, part).
+template <class Body>
+void for_chunks(Ops& ops, const Forward& forward, MatrixView<const float> hidden,
+                const std::function<void()>& step, const Body& body) {
   const int64_t chunk = std::min(hidden.rows, forward.chunk_windows() * forward.length());
   const Array h = ops.allocate(chunk, hidden.cols);
   for (int64_t begin = 0; begin < hidden.rows; begin += chunk) {
     step();
-    const MatrixView<float> rows = hidden.middle_rows(begin, std::min(chunk, hidden.rows - begin));
+    const MatrixView<const float> rows = hidden.middle_rows(begin, std::min(chunk, hidden.rows - begin));
     const MatrixView<float> part = h.shaped(rows.rows, rows.cols);
     ops.upload(rows, part);
-    forward.run_block(block, part, site_input);
-    ops.download(part, rows);
+    body(begin, part);
   }
+}
+
+}  // namespace
+
+void run_layer(Ops& ops, Forward& forward, const BlockWeights& block, MatrixView<float> hidden,
+               const std::function<void()>& step, const SiteInput& site_input) {
+  for_chunks(ops, forward, hidden, step, [&](int64_t begin, MatrixView<float> part) {
+    forward.run_block(block, part, site_input);
+    ops.download(part, hidden.middle_rows(begin, part.rows));
+  });
+}
+
+void watch_layer(Ops& ops, Forward& forward, const BlockWeights& block, MatrixView<const float> hidden,
+                 const std::function<void()>& step, const SiteInput& site_input) {
+  for_chunks(ops, forward, hidden, step, [&](int64_t, MatrixView<float> part) {
+    forward.run_block(block, part, site_input, Forward::Pass::watch);
+  });
 }
 
 Head full_precision_head(Ops& ops, const Checkpoint& checkpoint) {

@@ -61,9 +61,15 @@ class Forward {
 
   int64_t chunk_windows() const { return windows_; }
   int64_t length() const { return length_; }
+  enum class Pass : uint8_t {
+    run,
+    watch  // for `site_input` only: ends where down_proj's input is seen, the last that anybody sees, and
+           // leaves hidden between its two values
+  };
   /// hidden (some windows * length, hidden_size), in place. DataError naming block, linear, row and channel
   /// when a linear's input or output is NaN or Inf.
-  void run_block(const BlockWeights& block, MatrixView<float> hidden, const SiteInput& site_input = {});
+  void run_block(const BlockWeights& block, MatrixView<float> hidden, const SiteInput& site_input = {},
+                 Pass pass = Pass::run);
 
  private:
   void run_site(const SiteWeights& site, MatrixView<const float> X, MatrixView<float> Y, bool accumulate);
@@ -78,6 +84,9 @@ class Forward {
 /// chunk (to stop, or to tell progress).
 void run_layer(Ops& ops, Forward& forward, const BlockWeights& block, MatrixView<float> hidden,
                const std::function<void()>& step, const SiteInput& site_input = {});
+/// Shows site_input what run_layer would and changes nothing; down_proj's weights are not needed.
+void watch_layer(Ops& ops, Forward& forward, const BlockWeights& block, MatrixView<const float> hidden,
+                 const std::function<void()>& step, const SiteInput& site_input);
 
 /// Windows of `length` to take at a time: about 2048 tokens, at least one window.
 int64_t default_chunk(int64_t length);

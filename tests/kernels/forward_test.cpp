@@ -21,6 +21,7 @@
 
 #include "core/random.h"
 #include "experiments/sources/source.h"
+#include "formats/registry.h"
 #include "kernels/cpu/elementwise.h"
 #include "kernels/cpu/gemm.h"
 #include "tests/catch.h"
@@ -185,6 +186,53 @@ TEST_CASE("forward: bits depend on a window alone", "[kernels][forward]") {
       differs = differs || all(t, c) != other(t, c);
     }
   CHECK(differs);
+}
+
+TEST_CASE("forward: to watch a layer shows what running it shows and changes nothing", "[kernels][forward]") {
+  const Checkpoint model = Checkpoint::open(kShipped);
+  const std::unique_ptr<Ops> ops = make_cpu_ops();
+  const int64_t length = 16;
+  std::vector<int32_t> ids;
+  const Stream stream(2, "ids");
+  for (uint64_t i = 0; i < 3 * length; ++i) ids.push_back(int32_t(stream.below(i, 8192)));
+  Matrix hidden(3 * length, model.config().hidden_size);
+  model.embed(ids, hidden);
+  BlockWeights block = load_block(*ops, model, 0);
+  for (SiteWeights& site : block.sites) site.parts[0].activations = find_format("nvfp4")->spec;
+  for (const int64_t chunk : {1, 2, 3}) {
+    Forward forward(*ops, model.config(), chunk, length);
+    std::vector<std::pair<SiteKind, Matrix>> ran, seen;
+    const auto keep = [](auto& list) {
+      return [&list](SiteKind kind, MatrixView<const float> X) {
+        Matrix copy(X.rows, X.cols);
+        for (int64_t t = 0; t < X.rows; ++t) std::copy_n(X.row(t), X.cols, copy.row(t));
+        list.emplace_back(kind, std::move(copy));
+      };
+    };
+    Matrix moved = hidden.clone();
+    const Matrix watched = hidden.clone();
+    run_layer(
+        *ops, forward, block, moved, [] {}, keep(ran));
+    int64_t steps = 0;
+    // down_proj is not multiplied with: its weights need not be there.
+    BlockWeights without_down = block;
+    without_down.sites[size_t(SiteKind::down)] = {};
+    watch_layer(
+        *ops, forward, without_down, watched, [&] { ++steps; }, keep(seen));
+    CAPTURE(chunk);
+    CHECK(steps == (3 + chunk - 1) / chunk);
+    REQUIRE(seen.size() == ran.size());
+    CHECK(seen.size() == size_t(steps * kSites));
+    for (size_t i = 0; i < seen.size(); ++i) {
+      CHECK(seen[i].first == ran[i].first);
+      CHECK(seen[i].first == SiteKind(i % kSites));
+      REQUIRE(seen[i].second.size() == ran[i].second.size());
+      CHECK(std::equal(seen[i].second.data(), seen[i].second.data() + seen[i].second.size(),
+                       ran[i].second.data()));
+    }
+    CHECK(std::equal(watched.data(), watched.data() + watched.size(), hidden.data()));
+    CHECK_FALSE(std::equal(moved.data(), moved.data() + moved.size(), hidden.data()));
+  }
 }
 
 TEST_CASE("forward: a NaN is named by block and linear", "[kernels][forward]") {
