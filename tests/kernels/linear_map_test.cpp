@@ -28,6 +28,10 @@ std::vector<float> signs(int64_t channels, unsigned seed) {
   return s;
 }
 
+LinearMap hadamard(int64_t k, std::vector<float> with_signs = {}) {
+  return {{HadamardFactor{k, std::move(with_signs)}}};
+}
+
 /// x -> (x o signs) H_k / sqrt(k) one stage at a time, as kernels/cpu/linear_map.h writes it.
 void apply_ref(const HadamardFactor& f, float* x, int64_t channels) {
   for (int64_t c = 0; c < channels; ++c)
@@ -97,18 +101,18 @@ constexpr int64_t kSizes[] = {2, 4, 8, 16, 32, 64, 128, 256, 512, 1024, 2048, 40
 TEST_CASE("linear map: H_2 and H_4 by hand", "[kernels][linear_map]") {
   const float r = float(1 / std::sqrt(2.0));
   Matrix two = rows({{1, 0, 3, 4}, {0, 1, -2, 2}});
-  map_weights({{{2, {}}}}, two);
+  map_weights(hadamard(2), two);
   CHECK(same_bits(two, rows({{r, r, 7 * r, -1 * r}, {r, -r, 0, -4 * r}})));
 
   // Rows of the identity become the rows of H_4 / 2.
   Matrix four = rows({{1, 0, 0, 0}, {0, 1, 0, 0}, {0, 0, 1, 0}, {0, 0, 0, 1}});
-  map_activations({{{4, {}}}}, four);
+  map_activations(hadamard(4), four);
   CHECK(
       same_bits(four, rows({{.5, .5, .5, .5}, {.5, -.5, .5, -.5}, {.5, .5, -.5, -.5}, {.5, -.5, -.5, .5}})));
 
   // Signs come before the rotation on the way there, after it on the way back.
   Matrix x = rows({{1, 2, 3, 4}});
-  const LinearMap map{{{4, {1, -1, 1, -1}}}};
+  const LinearMap map = hadamard(4, {1, -1, 1, -1});
   map_weights(map, x);
   CHECK(same_bits(x, rows({{-1, 5, 0, -2}})));  // (1, -2, 3, -4) H_4 / 2 = (-2, 10, 0, -4) / 2
   unmap_weights(map, x);
@@ -120,7 +124,7 @@ TEST_CASE("linear map: a large block is Sylvester's matrix", "[kernels][linear_m
     if (k > 512) break;
     Matrix identity = Matrix::zeros(k, k);
     for (int64_t i = 0; i < k; ++i) identity(i, i) = 1;
-    map_weights({{{k, {}}}}, identity);
+    map_weights(hadamard(k), identity);
     const float scale = float(1 / std::sqrt(double(k)));
     int64_t wrong = 0;
     for (int64_t i = 0; i < k; ++i)
@@ -150,7 +154,7 @@ TEST_CASE("linear map: the bits of one stage at a time", "[kernels][linear_map]"
 TEST_CASE("linear map: only the view's columns are touched", "[kernels][linear_map]") {
   for (const int64_t k : {2, 4, 8, 64}) {
     const int64_t channels = k == 8 || k == 64 ? 3 * k : 6 * k + k;  // 14, 28: not whole registers
-    const LinearMap map{{{k, signs(channels, 1)}}};
+    const LinearMap map = hadamard(k, signs(channels, 1));
     Matrix wide = normal(5, channels + 9, 2), before = wide.clone(), narrow(5, channels);
     for (int64_t r = 0; r < 5; ++r)
       for (int64_t c = 0; c < channels; ++c) narrow(r, c) = wide(r, c + 4);
@@ -167,24 +171,25 @@ TEST_CASE("linear map: only the view's columns are touched", "[kernels][linear_m
 
 TEST_CASE("linear map: identity, empty matrices, k = 1", "[kernels][linear_map]") {
   const Matrix x = normal(4, 24, 3);
-  for (const LinearMap& map : {LinearMap{}, LinearMap{{{1, {}}}}}) {
+  for (const LinearMap& map : {LinearMap{}, hadamard(1)}) {
     Matrix y = x.clone();
     map_weights(map, y), map_activations(map, y), unmap_weights(map, y), unmap_activations(map, y);
     CHECK(same_bits(x, y));
   }
   CHECK(LinearMap{}.identity());
   Matrix none(0, 64);
-  map_weights({{{32, {}}}}, none);
+  map_weights(hadamard(32), none);
   CHECK(none.size() == 0);
   Matrix flipped = x.clone();
-  map_weights({{{1, signs(24, 4)}}}, flipped);
+  map_weights(hadamard(1, signs(24, 4)), flipped);
   CHECK(flipped(0, 0) == x(0, 0) * signs(24, 4)[0]);
 }
 
 TEST_CASE("linear map: there and back, and the norm", "[kernels][linear_map]") {
   for (const int64_t k : kSizes) {
     const int64_t channels = 2 * k;
-    const LinearMap map{{{k, signs(channels, 6)}, {2, {}}, {k, signs(channels, 7)}}};
+    const LinearMap map{{HadamardFactor{k, signs(channels, 6)}, HadamardFactor{2, {}},
+                         HadamardFactor{k, signs(channels, 7)}}};
     const Matrix x = normal(4, channels, 8);
     Matrix y = x.clone();
     map_weights(map, y);
@@ -204,10 +209,12 @@ TEST_CASE("linear map: there and back, and the norm", "[kernels][linear_map]") {
 
 TEST_CASE("linear map: factors apply from left to right", "[kernels][linear_map]") {
   const int64_t channels = 16;
-  const LinearMap map{{{4, signs(channels, 1)}, {16, signs(channels, 2)}, {2, signs(channels, 3)}}};
-  MatrixD t = dense(map.factors[0], channels);
-  for (size_t f = 1; f < map.factors.size(); ++f) {
-    const MatrixD next = dense(map.factors[f], channels);
+  const HadamardFactor factors[] = {
+      {4, signs(channels, 1)}, {16, signs(channels, 2)}, {2, signs(channels, 3)}};
+  const LinearMap map{{factors[0], factors[1], factors[2]}};
+  MatrixD t = dense(factors[0], channels);
+  for (size_t f = 1; f < 3; ++f) {
+    const MatrixD next = dense(factors[f], channels);
     MatrixD both = MatrixD::zeros(channels, channels);
     for (int64_t i = 0; i < channels; ++i)
       for (int64_t j = 0; j < channels; ++j)
@@ -230,7 +237,7 @@ TEST_CASE("linear map: X W^T stays", "[kernels][linear_map]") {
   const Matrix X = normal(9, 384, 1), W = normal(11, 384, 2);
   const MatrixD before = product(X, W);
   for (const int64_t k : {2, 4, 16, 32, 128}) {
-    const LinearMap map{{{k, signs(384, 9)}, {8, {}}}};
+    const LinearMap map{{HadamardFactor{k, signs(384, 9)}, HadamardFactor{8, {}}}};
     Matrix x = X.clone(), w = W.clone();
     map_activations(map, x);
     map_weights(map, w);
@@ -245,7 +252,7 @@ TEST_CASE("linear map: X W^T stays", "[kernels][linear_map]") {
 }
 
 TEST_CASE("linear map: the same bits on any number of threads", "[kernels][linear_map]") {
-  const LinearMap map{{{128, signs(1024, 1)}, {32, {}}}};
+  const LinearMap map{{HadamardFactor{128, signs(1024, 1)}, HadamardFactor{32, {}}}};
   const int threads = omp_get_max_threads();
   Matrix first;
   for (const int n : {1, 2, 3, 5}) {
@@ -262,7 +269,7 @@ TEST_CASE("linear map: the same bits on any number of threads", "[kernels][linea
 TEST_CASE("linear map: a NaN stays in its row and block", "[kernels][linear_map]") {
   Matrix x = normal(3, 96, 5);
   x(1, 40) = NAN;
-  map_weights({{{32, {}}}}, x);
+  map_weights(hadamard(32), x);
   for (int64_t r = 0; r < 3; ++r)
     for (int64_t c = 0; c < 96; ++c) CHECK(std::isnan(x(r, c)) == (r == 1 && c >= 32 && c < 64));
 }
