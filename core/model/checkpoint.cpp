@@ -10,15 +10,10 @@
 namespace fp4lab {
 
 namespace {
-constexpr std::string_view kLinearNames[kLinears] = {
-    "self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj", "self_attn.o_proj",
-    "mlp.gate_proj",    "mlp.up_proj",      "mlp.down_proj"};
 constexpr std::string_view kNormNames[] = {"input_layernorm", "post_attention_layernorm", "self_attn.q_norm",
                                            "self_attn.k_norm"};
 constexpr std::string_view kEmbedding = "model.embed_tokens.weight", kFinalNorm = "model.norm.weight",
                            kHead = "lm_head.weight";
-constexpr Linear kQkv[] = {Linear::q, Linear::k, Linear::v}, kO[] = {Linear::o},
-                 kGateUp[] = {Linear::gate, Linear::up}, kDown[] = {Linear::down};
 
 std::string tensor_name(int64_t layer, Linear l) { return "model." + linear_name(layer, l) + ".weight"; }
 std::string tensor_name(int64_t layer, Checkpoint::Norm n) {
@@ -119,50 +114,6 @@ void load_rows(const TensorFile& file, const TensorInfo& t, int64_t begin, int64
 }
 }  // namespace
 
-std::array<int64_t, 2> linear_shape(const ModelConfig& c, Linear l) {
-  const int64_t q = c.heads * c.head_dim, kv = c.kv_heads * c.head_dim;
-  switch (l) {
-    case Linear::q: return {q, c.hidden_size};
-    case Linear::k:
-    case Linear::v: return {kv, c.hidden_size};
-    case Linear::o: return {c.hidden_size, q};
-    case Linear::gate:
-    case Linear::up: return {c.intermediate_size, c.hidden_size};
-    case Linear::down: return {c.hidden_size, c.intermediate_size};
-  }
-  FP4LAB_CHECK(false, int(l));
-  return {};
-}
-
-std::string_view name(SiteKind s) {
-  constexpr std::string_view kNames[kSites] = {"qkv", "o", "gate_up", "down"};
-  return kNames[size_t(s)];
-}
-
-std::span<const Linear> linears_of(SiteKind s) {
-  switch (s) {
-    case SiteKind::qkv: return kQkv;
-    case SiteKind::o: return kO;
-    case SiteKind::gate_up: return kGateUp;
-    case SiteKind::down: return kDown;
-  }
-  FP4LAB_CHECK(false, int(s));
-  return {};
-}
-
-SiteKind site_of(Linear l) {
-  for (int s = 0; s < kSites; ++s)
-    for (const Linear each : linears_of(SiteKind(s)))
-      if (each == l) return SiteKind(s);
-  FP4LAB_CHECK(false, int(l));
-  return {};
-}
-
-std::string linear_name(int64_t layer, Linear l) {
-  return str("layers.", layer, ".", kLinearNames[size_t(l)]);
-}
-std::string site_name(int64_t layer, SiteKind s) { return str("layers.", layer, ".", name(s)); }
-
 Checkpoint::Checkpoint(std::string path, ModelConfig config, TensorFile file)
     : path_(std::move(path)), config_(std::move(config)), file_(std::move(file)) {}
 
@@ -177,10 +128,6 @@ Checkpoint Checkpoint::open(const std::string& path) {
   check_tensors(path, config, file);
   return Checkpoint(path, std::move(config), std::move(file));
 }
-
-std::array<int64_t, 2> Checkpoint::shape(Linear l) const { return linear_shape(config_, l); }
-
-Matrix Checkpoint::load(int64_t layer, Linear l) const { return load(layer, {&l, 1}); }
 
 Matrix Checkpoint::load(int64_t layer, std::span<const Linear> stacked) const {
   FP4LAB_CHECK(layer >= 0 && layer < config_.layers, layer, " of ", config_.layers);

@@ -1,8 +1,8 @@
 // Rotary embedding, in the arithmetic of transformers: its tensors are float32 and its order of operations is
 // kept, so that frequencies and angles are the same floats (torch's pow may differ by an ulp).
-#include <cmath>
+#include "core/model/rope.h"
 
-#include "core/model/checkpoint.h"
+#include <cmath>
 
 namespace fp4lab {
 

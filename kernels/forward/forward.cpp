@@ -3,6 +3,8 @@
 #include <algorithm>
 #include <cmath>
 
+#include "core/model/rope.h"
+
 namespace fp4lab {
 
 namespace {
@@ -43,35 +45,32 @@ int64_t SiteWeights::outputs() const {
 
 int64_t default_chunk(int64_t length) { return std::max<int64_t>(1, 2048 / length); }
 
-BlockWeights load_norms(Ops& ops, const Checkpoint& checkpoint, int64_t layer) {
-  using Norm = Checkpoint::Norm;
+BlockWeights load_norms(Ops& ops, const ModelWeights& model, int64_t layer) {
+  using Norm = ModelWeights::Norm;
   BlockWeights block;
   block.layer = layer;
-  block.input_norm = vector_array(ops, checkpoint.load_norm(layer, Norm::input));
-  block.post_norm = vector_array(ops, checkpoint.load_norm(layer, Norm::post_attention));
-  if (checkpoint.config().qk_norms) {
-    block.q_norm = vector_array(ops, checkpoint.load_norm(layer, Norm::q));
-    block.k_norm = vector_array(ops, checkpoint.load_norm(layer, Norm::k));
+  block.input_norm = vector_array(ops, model.load_norm(layer, Norm::input));
+  block.post_norm = vector_array(ops, model.load_norm(layer, Norm::post_attention));
+  if (model.config().qk_norms) {
+    block.q_norm = vector_array(ops, model.load_norm(layer, Norm::q));
+    block.k_norm = vector_array(ops, model.load_norm(layer, Norm::k));
   }
   return block;
 }
 
-std::vector<SitePart::Member> members(const Checkpoint& checkpoint, int64_t layer,
+std::vector<SitePart::Member> members(const ModelWeights& model, int64_t layer,
                                       std::span<const Linear> linears) {
   std::vector<SitePart::Member> out;
-  for (const Linear l : linears) out.push_back({linear_name(layer, l), checkpoint.shape(l)[0]});
+  for (const Linear l : linears) out.push_back({linear_name(layer, l), model.shape(l)[0]});
   return out;
 }
 
-BlockWeights load_block(Ops& ops, const Checkpoint& checkpoint, int64_t layer) {
-  BlockWeights block = load_norms(ops, checkpoint, layer);
+BlockWeights load_block(Ops& ops, const ModelWeights& model, int64_t layer) {
+  BlockWeights block = load_norms(ops, model, layer);
   for (int s = 0; s < kSites; ++s) {
     const auto kind = SiteKind(s);
-    block.sites[size_t(s)].parts.push_back({members(checkpoint, layer, linears_of(kind)),
-                                            0,
-                                            ops.adopt(checkpoint.load(layer, linears_of(kind))),
-                                            {},
-                                            {}});
+    block.sites[size_t(s)].parts.push_back(
+        {members(model, layer, linears_of(kind)), 0, ops.adopt(model.load(layer, linears_of(kind))), {}, {}});
   }
   return block;
 }
@@ -187,12 +186,20 @@ void watch_layer(Ops& ops, Forward& forward, const BlockWeights& block, MatrixVi
   });
 }
 
-Head full_precision_head(Ops& ops, const Checkpoint& checkpoint) {
+Head full_precision_head(Ops& ops, const ModelWeights& model) {
   Head head;
-  head.final_norm = vector_array(ops, checkpoint.load_final_norm());
-  head.full = [&ops, &checkpoint](int64_t begin, int64_t count) {
-    return ops.adopt(checkpoint.load_head(begin, count));
+  head.final_norm = vector_array(ops, model.load_final_norm());
+  head.full = [&ops, &model](int64_t begin, int64_t count) {
+    return ops.adopt(model.load_head(begin, count));
   };
+  return head;
+}
+
+Head full_precision_head(Ops& ops, const ModelWeights& full, const ModelWeights& quantized) {
+  Head head = full_precision_head(ops, full);
+  Head other = full_precision_head(ops, quantized);
+  head.quantized_norm = std::move(other.final_norm);
+  head.quantized = std::move(other.full);
   return head;
 }
 
@@ -208,6 +215,7 @@ void score_tokens(Ops& ops, const ModelConfig& config, const Head& head, int64_t
   const auto eps = float(config.rms_norm_eps);
   const bool two = quantized.data != nullptr;
   const Array h = ops.allocate(chunk, width), h_quantized = ops.allocate(two ? chunk : 0, width);
+  const Array& quantized_norm = head.quantized_norm.rows() > 0 ? head.quantized_norm : head.final_norm;
   const Array logits = ops.allocate(chunk, kVocabTile),
               logits_quantized = ops.allocate(two ? chunk : 0, kVocabTile);
   for (int64_t first = 0; first < config.vocab_size; first += kVocabTile) {
@@ -221,7 +229,7 @@ void score_tokens(Ops& ops, const ModelConfig& config, const Head& head, int64_t
                                const Array& out, bool is_quantized) {
         const MatrixView<float> x = state.shaped(n, width), y = out.shaped(n, count);
         ops.upload(states.middle_rows(begin, n), x);
-        ops.rms_norm(x, head.final_norm.flat(), eps, x);
+        ops.rms_norm(x, (is_quantized ? quantized_norm : head.final_norm).flat(), eps, x);
         if (is_quantized && head.activations) {
           check_input(ops, x, "lm_head", length);
           ops.fake_quantize(*head.activations, x, length, x);

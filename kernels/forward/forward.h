@@ -10,7 +10,7 @@
 #include <string>
 #include <vector>
 
-#include "core/model/checkpoint.h"
+#include "core/model/model_weights.h"
 #include "kernels/ops.h"
 
 namespace fp4lab {
@@ -40,13 +40,13 @@ struct BlockWeights {
 };
 
 /// "layers.3.self_attn.q_proj" and its outputs, for some linears of a layer.
-std::vector<SitePart::Member> members(const Checkpoint& checkpoint, int64_t layer,
+std::vector<SitePart::Member> members(const ModelWeights& model, int64_t layer,
                                       std::span<const Linear> linears);
 
 /// The norms of a layer; its sites are still empty.
-BlockWeights load_norms(Ops& ops, const Checkpoint& checkpoint, int64_t layer);
+BlockWeights load_norms(Ops& ops, const ModelWeights& model, int64_t layer);
 /// A layer in full precision.
-BlockWeights load_block(Ops& ops, const Checkpoint& checkpoint, int64_t layer);
+BlockWeights load_block(Ops& ops, const ModelWeights& model, int64_t layer);
 
 /// Sees what flows into a site, in the original coordinates, before it is quantized. X (tokens, inputs).
 using SiteInput = std::function<void(SiteKind, MatrixView<const float> X)>;
@@ -98,13 +98,18 @@ int64_t default_chunk(int64_t length);
 ///   labels            the id that follows each token, or -1
 struct Head {
   Array final_norm;  // (1, hidden_size)
+  Array
+      quantized_norm;  // of the quantized model, where it has another one (a rotated model); empty otherwise
   /// Rows [begin, begin + count) of lm_head in full precision, and as the quantized model has them when that
-  /// is not the same (null otherwise; always null for full-precision heads).
+  /// is not the same (null otherwise).
   std::function<Array(int64_t begin, int64_t count)> full, quantized;
   std::optional<FormatSpec> activations;  // what the quantized head's input is quantized to
 };
-/// The head as the checkpoint has it, for both models.
-Head full_precision_head(Ops& ops, const Checkpoint& checkpoint);
+/// The head as the model has it, for both. The model outlives the head.
+Head full_precision_head(Ops& ops, const ModelWeights& model);
+/// The same where the quantized model is made from another one than the full-precision model, in full
+/// precision too: a rotated model's last hidden states ask for its own norm and rows.
+Head full_precision_head(Ops& ops, const ModelWeights& full, const ModelWeights& quantized);
 void score_tokens(Ops& ops, const ModelConfig& config, const Head& head, int64_t length,
                   MatrixView<const float> full, MatrixView<const float> quantized,
                   std::span<const int32_t> labels, std::span<TokenScores> scores,

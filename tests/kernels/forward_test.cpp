@@ -19,6 +19,8 @@
 #include <cmath>
 #include <filesystem>
 
+#include "core/model/checkpoint.h"
+#include "core/model/rope.h"
 #include "core/random.h"
 #include "experiments/sources/source.h"
 #include "formats/registry.h"

@@ -1,3 +1,5 @@
+#include "core/model/rope.h"
+
 #include <cmath>
 
 #include "core/model/checkpoint.h"
