@@ -92,40 +92,17 @@ std::vector<std::string> key_of(const std::vector<const Column*>& axes, size_t r
   return key;
 }
 
-/// What falls on one printed cell: how many values, their mean and standard deviation (n - 1).
-struct Summary {
-  size_t count = 0;
-  double mean = std::numeric_limits<double>::quiet_NaN(),
-         deviation = std::numeric_limits<double>::quiet_NaN();
-};
-Summary summarize(const Column& c, const std::vector<size_t>& rows) {
+std::vector<double> numbers_of(const Column& c, const std::vector<size_t>& rows) {
   std::vector<double> v;
-  for (size_t r : rows)
-    if (!std::isnan(c.numbers[r])) v.push_back(c.numbers[r]);
-  if (v.empty()) return {};
-  if (v.size() == 1) return {1, v[0], std::numeric_limits<double>::quiet_NaN()};
-  // A rounded mean would let equal values deviate by 1e-16.
-  if (std::all_of(v.begin(), v.end(), [&](double x) { return x == v[0]; })) return {v.size(), v[0], 0};
-  double mean = 0, squares = 0;
-  for (double x : v) mean += x / double(v.size());
-  for (double x : v) squares += (x - mean) * (x - mean);
-  return {v.size(), mean, std::sqrt(squares / double(v.size() - 1))};
+  for (size_t r : rows) v.push_back(c.numbers[r]);
+  return v;
 }
 
 /// One text per printed cell: the value, or "mean ± deviation" over the rows that fall on it.
 std::string value_text(const Column& c, const std::vector<size_t>& rows, int digits) {
   if (c.is_text) return rows.empty() ? "" : c.texts[rows[0]];
-  const Summary s = summarize(c, rows);
-  if (s.count < 2) return format_number(s.mean, digits);
-  return format_number(s.mean, digits) + " ± " +
-         (s.deviation == 0 ? "0" : format_number(s.deviation, std::min(digits, 2)));
+  return format_mean(mean_deviation(numbers_of(c, rows)), digits);
 }
-
-struct Grid {
-  std::vector<std::string> header;
-  std::vector<std::vector<std::string>> rows;
-  size_t labels = 0;  // leading columns that name the row
-};
 
 std::string escape(const std::string& text, const std::string& format) {
   std::string out;
@@ -150,7 +127,9 @@ size_t width(const std::string& s) {
   return n;
 }
 
-std::string print(const Grid& g, const std::string& format) {
+}  // namespace
+
+std::string format_grid(const TextGrid& g, const std::string& format) {
   std::vector<std::vector<std::string>> lines = {g.header};
   lines.insert(lines.end(), g.rows.begin(), g.rows.end());
   for (auto& line : lines)
@@ -187,7 +166,31 @@ std::string print(const Grid& g, const std::string& format) {
   return out;
 }
 
-}  // namespace
+std::string format_heading(const std::string& text, const std::string& format) {
+  if (format == "markdown") return "**" + text + "**\n\n";
+  return (format == "latex" ? "% " : "# ") + text + "\n";
+}
+
+MeanDeviation mean_deviation(std::span<const double> values) {
+  constexpr double none = std::numeric_limits<double>::quiet_NaN();
+  std::vector<double> v;
+  for (double x : values)
+    if (!std::isnan(x)) v.push_back(x);
+  if (v.empty()) return {0, none, none};
+  if (v.size() == 1) return {1, v[0], none};
+  // A rounded mean would let equal values deviate by 1e-16.
+  if (std::all_of(v.begin(), v.end(), [&](double x) { return x == v[0]; })) return {v.size(), v[0], 0};
+  double mean = 0, squares = 0;
+  for (double x : v) mean += x / double(v.size());
+  for (double x : v) squares += (x - mean) * (x - mean);
+  return {v.size(), mean, std::sqrt(squares / double(v.size() - 1))};
+}
+
+std::string format_mean(const MeanDeviation& m, int digits) {
+  if (m.count < 2) return format_number(m.mean, digits);
+  return format_number(m.mean, digits) + " ± " +
+         (m.deviation == 0 ? "0" : format_number(m.deviation, std::min(digits, 2)));
+}
 
 std::string format_table(const ResultTable& t, const TableLayout& layout) {
   static const std::vector<std::string> formats = {"markdown", "csv", "latex"};
@@ -237,7 +240,7 @@ std::string format_table(const ResultTable& t, const TableLayout& layout) {
       std::any_of(found.begin(), found.end(), [](const auto& f) { return f.second.size() > 1; });
   std::string out;
   for (const Key& section : sections) {
-    Grid g;
+    TextGrid g;
     g.labels = row_axes.size();
     for (const Column* a : row_axes) g.header.push_back(a->name);
     for (const Key& col : cols)
@@ -259,7 +262,7 @@ std::string format_table(const ResultTable& t, const TableLayout& layout) {
         for (const Column* v : values) {
           const std::vector<size_t> none, &here = found.contains(all) ? found[all] : none;
           if (deviations && !v->is_text) {
-            const Summary sum = summarize(*v, here);
+            const MeanDeviation sum = mean_deviation(numbers_of(*v, here));
             line.push_back(format_number(sum.mean, digits));
             line.push_back(format_number(sum.deviation, digits));
           } else {
@@ -273,13 +276,9 @@ std::string format_table(const ResultTable& t, const TableLayout& layout) {
       std::string heading;
       for (size_t i = 0; i < section.size(); ++i)
         heading += (i ? ", " : "") + split_axes[i]->name + " = " + section[i];
-      out += (out.empty() ? "" : "\n") +
-             std::string(layout.format == "latex" ? "% "
-                         : layout.format == "csv" ? "# "
-                                                  : "**") +
-             heading + (layout.format == "markdown" ? "**\n\n" : "\n");
+      out += (out.empty() ? "" : "\n") + format_heading(heading, layout.format);
     }
-    out += print(g, layout.format);
+    out += format_grid(g, layout.format);
   }
   return out;
 }

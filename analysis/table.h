@@ -2,6 +2,7 @@
 // people.
 #pragma once
 #include <optional>
+#include <span>
 #include <string>
 #include <utility>
 #include <vector>
@@ -40,6 +41,26 @@ struct TableLayout {
 /// Numbers: 5 significant digits (csv: as many as read back exactly). ConfigError for names the table does
 /// not have, listing those it has.
 std::string format_table(const ResultTable& table, const TableLayout& layout);
+
+/// A printed table: what every row is a list of, and how many leading columns name the row.
+struct TextGrid {
+  std::vector<std::string> header;
+  std::vector<std::vector<std::string>> rows;  // each as long as the header
+  size_t labels = 0;
+};
+/// In `format` (markdown, csv, latex), escaped and aligned.
+std::string format_grid(const TextGrid& grid, const std::string& format);
+/// What stands above one of several tables: bold in markdown, a comment in csv and latex.
+std::string format_heading(const std::string& text, const std::string& format);
+
+/// Mean and standard deviation (n - 1) of what was measured: NaN is left out. NaN of none, of one.
+struct MeanDeviation {
+  size_t count;
+  double mean, deviation;
+};
+MeanDeviation mean_deviation(std::span<const double> values);
+/// "0.0132 ± 0.00012"; the mean alone of one value, "" of none.
+std::string format_mean(const MeanDeviation& m, int digits = 5);
 
 /// 5 significant digits, no exponent between 1e-4 and 1e6: "0.013224", "18.787".
 /// From 17 digits on: the fewest that read back as the same double.
