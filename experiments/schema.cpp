@@ -1,7 +1,9 @@
 // The JSON Schema of sweep files: the keys that the factories declare, put together.
 #include <nlohmann/json.hpp>
 
+#include "analysis/paper.h"
 #include "core/schema.h"
+#include "core/text.h"
 #include "experiments/sweep.h"
 #include "formats/registry.h"
 #include "methods/method.h"
@@ -63,7 +65,7 @@ std::string sweep_schema() {
   for (const TaskKind& task : task_kinds()) {
     SourceCache cache;
     const Json keys = schema_of(declared_keys([&](Params& p) {
-      task.make(p, TaskContext{"", {}, &cache, nullptr, ""});
+      task.make(p, TaskContext{"", {}, &cache, nullptr, "", {}});
     }));
     properties.update(keys["properties"]);
   }
@@ -91,6 +93,10 @@ std::string sweep_schema() {
   properties["table"] = {{"type", "object"},
                          {"properties", {{"rows", axes_of}, {"cols", axes_of}}},
                          {"additionalProperties", false}};
+  properties["compare"] = {{"type", "object"},
+                           {"properties", {{"paper", {{"enum", names_of(paper_tables())}}}}},
+                           {"required", {"paper"}},
+                           {"additionalProperties", false}};
   properties["exclude"] = {{"type", "array"}, {"items", {{"type", "object"}, {"minProperties", 1}}}};
   const Json sweep = {{"type", "object"},
                       {"properties", properties},

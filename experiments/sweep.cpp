@@ -52,10 +52,11 @@ SweepKeys read_sweep_keys(Params& p) {
   k.exclude = &p.raw("exclude", {"list of {axis: value or values}: combinations left out"});
   k.metrics = p.texts("metrics", {"default"}, {"columns that its table shows"});
   k.table = &p.raw("table", {"{\"rows\": axes, \"cols\": axes}: how its table is laid out"});
+  p.raw("compare", {"{\"paper\": \"table1\"}: a table of the paper to print beside its own"});
   return k;
 }
-const std::set<std::string> kSweepKeys = {"name",    "description", "task", "axes",
-                                          "exclude", "metrics",     "table"};
+const std::set<std::string> kSweepKeys = {"name",    "description", "task",  "axes",
+                                          "exclude", "metrics",     "table", "compare"};
 
 /// The layout that the sweep asks for; both lists name axes.
 void read_table(const Json& value, const Place& place, Sweep& sweep) {
@@ -90,7 +91,7 @@ Sweep resolve(const Json& object, const nlohmann::ordered_json& ordered, const P
   const std::vector<Axis> axes = read_axes(*keys.axes, place.child("axes"), ordered_axes);
   std::vector<Exclude> excludes = read_excludes(*keys.exclude, place.child("exclude"), axes);
 
-  Sweep sweep{keys.name, keys.description, keys.task, text, "", {}, keys.metrics, {}, {}, {}};
+  Sweep sweep{keys.name, keys.description, keys.task, text, "", {}, keys.metrics, {}, {}, {}, {}};
   if (sweep.metrics == std::vector<std::string>{"default"}) sweep.metrics = task.default_columns;
   int64_t combinations = 1;
   for (const Axis& a : axes) {
@@ -101,6 +102,7 @@ Sweep resolve(const Json& object, const nlohmann::ordered_json& ordered, const P
     if (combinations > kMaxCells) p.fail("axes", str("more than ", kMaxCells, " cells"));
   }
   read_table(*keys.table, place.child("table"), sweep);
+  sweep.compare = read_comparison(object, place);
   Json base = Json::object();
   for (const auto& [key, value] : object.items())
     if (!kSweepKeys.contains(key)) base[key] = value;
@@ -216,7 +218,8 @@ std::vector<Sweep> load_sweeps(const std::string& path, const std::vector<Settin
   ModelCache models;
   TaskContext context{std::filesystem::path(path).parent_path().string(),
                       [&](const std::string& p) { return hashes.of(p); }, &sources, &models,
-                      (cache.empty() ? std::filesystem::temp_directory_path() / "fp4lab" : cache) / "cache"};
+                      (cache.empty() ? std::filesystem::temp_directory_path() / "fp4lab" : cache) / "cache",
+                      {}};
   std::vector<Sweep> sweeps;
   for (size_t i = 0; i < count; ++i) {
     const Place place{path, is_list ? "/" + std::to_string(i) : "", nullptr};

@@ -5,6 +5,7 @@
 #include <utility>
 #include <vector>
 
+#include "experiments/compare.h"
 #include "experiments/store.h"
 #include "experiments/task.h"
 
@@ -27,7 +28,8 @@ struct Sweep {
   std::vector<std::string> axes;     // in the order written
   std::vector<std::string> metrics;  // columns its tables show
   std::vector<std::string> table_rows,
-      table_cols;  // axes that make its table's rows and columns; empty: see TableLayout
+      table_cols;           // axes that make its table's rows and columns; empty: see TableLayout
+  PaperComparison compare;  // what is printed below its table
   std::vector<Cell> cells;
 };
 

@@ -50,11 +50,19 @@ void warn_if_other(const Sweep& sweep, const ResultTable& table, const std::stri
         path.c_str());
 }
 
+/// Below a table: the paper's numbers, if the sweep asks for them.
+void print_comparison(const PaperComparison& compare, const ResultTable& table, const std::string& format) {
+  if (!compare.paper.empty()) std::cout << "\n" << format_comparison(compare, table, format);
+}
+
 void print_table(const Sweep& sweep, const std::string& file) {
   TableLayout layout;
   layout.values = sweep.metrics;
   layout.rows = sweep.table_rows, layout.cols = sweep.table_cols;
-  std::cout << format_table(ResultTable::read(file), layout) << std::flush;
+  const ResultTable table = ResultTable::read(file);
+  std::cout << format_table(table, layout);
+  print_comparison(sweep.compare, table, layout.format);
+  std::cout << std::flush;
 }
 
 }  // namespace
@@ -220,12 +228,16 @@ int command_table(const std::vector<std::string>& arguments) {
         throw ConfigError("--where " + w + ": expected axis=value, as in --where seed=1");
       layout.where.emplace_back(w.substr(0, equals), w.substr(equals + 1));
     }
+  // A pivot of one's own is printed alone.
+  const bool plain =
+      layout.rows.empty() && layout.cols.empty() && layout.values.empty() && layout.where.empty();
   if (std::filesystem::path(file).extension() == ".h5") {
     const ResultTable table = ResultTable::read(file);
     if (layout.values.empty())
       for (const auto& c : table.columns)
         if (c.role == "metric") layout.values.push_back(c.name);
     std::cout << format_table(table, layout);
+    if (plain) print_comparison(stored_comparison(file), table, layout.format);
     return kExitOk;
   }
   for (const Sweep& sweep : sweeps_from(values)) {
@@ -238,6 +250,7 @@ int command_table(const std::vector<std::string>& arguments) {
     const ResultTable table = ResultTable::read(results);
     warn_if_other(sweep, table, results);
     std::cout << format_table(table, own);
+    if (plain) print_comparison(sweep.compare, table, layout.format);
   }
   return kExitOk;
 }
