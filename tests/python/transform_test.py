@@ -210,14 +210,14 @@ class Transforms(InFolder):
         self.assertIn("randomize", self.expect(OK, "list", "transforms", "hadamard"))
         method = json.loads(self.expect(OK, "schema"))["$defs"]
         self.assertIn("randomize", json.dumps(method["transforms"]))
-        self.expect(CONFIG, "list", "transforms", "dct", says='unknown transform "dct"; known: hadamard')
+        self.expect(CONFIG, "list", "transforms", "dft", says='unknown transform "dft"; known: hadamard, gsr, dct')
         try:
             import jsonschema
         except ImportError:
             return
         check = jsonschema.Draft202012Validator(json.loads(self.expect(OK, "schema")))
         for transform, good in (("hadamard", True), ([], True), (["hadamard", {"type": "hadamard", "k": 4}], True),
-                                ({"qkv": "hadamard", "o": []}, True), ({}, False), ({"k": 4}, False), ("dct", False),
+                                ({"qkv": "hadamard", "o": []}, True), ({}, False), ({"k": 4}, False), ("dft", False),
                                 ({"type": "hadamard", "q": 4}, False), ({"oo": []}, False), (None, False)):
             sweep = {**program.GOOD, "method": {"transform": transform}}
             self.assertEqual(check.is_valid(sweep), good, transform)
