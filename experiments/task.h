@@ -8,6 +8,7 @@
 #include <string_view>
 #include <vector>
 
+#include "core/io/spill.h"
 #include "core/params.h"
 #include "experiments/record.h"
 #include "experiments/sources/source.h"
@@ -62,6 +63,7 @@ struct TaskContext {
   SourceCache* sources;
   ModelCache* models;
   std::string cache_dir;  // for what is gathered from models
+  SpillPolicy spill{};    // of the hidden states of calibration windows
 };
 
 struct TaskKind {

@@ -43,6 +43,9 @@ std::string format_problem(const FormatSpec& f) {
     if (f.rule.lo > 0 || f.rule.hi < 0 || f.rule.hi - f.rule.lo >= 128)
       return "rule \"sweep\" needs lo <= 0 <= hi and fewer than 128 codes after the first";
   }
+  if (f.rule.kind == ScaleRule::grid &&
+      !(f.rule.steps >= 2 && f.rule.steps <= 128 && f.rule.lowest > 0 && f.rule.lowest < 1))
+    return "rule \"grid\" needs 2 to 128 steps and 0 < lowest < 1";
   if (e8m0 && f.tensor_scale.mode != TensorScale::none)
     return "e8m0 scales span every exponent and take no tensor scale (rule \"fpq\" brings its own constant)";
   if ((f.scale == kFP32 || f.scale == kBF16) &&
@@ -74,13 +77,40 @@ std::string shape_problem(const FormatSpec& f, int64_t cols) {
   return str("K = ", cols, " is not a multiple of the group size ", f.group_size, "; ", advice);
 }
 
+WeightScales weight_scales_for(const WeightScales& w, const FormatSpec& f) {
+  const bool e8m0 = f.scale == kUE8M0;
+  if (w.kind == WeightScales::paper) {
+    if (e8m0 || f.has_zero_points()) return {};
+    if (f.scale.two_level() && f.tensor_scale.mode == TensorScale::dynamic)
+      return {.kind = WeightScales::alternate};
+    return {.kind = WeightScales::mse_shrink};
+  }
+  if (w.kind != WeightScales::nearby) return w;
+  WeightScales out{.kind = WeightScales::replace, .metric = w.metric};
+  if (e8m0)
+    out.replacement = {.kind = ScaleRule::search, .k = 4};
+  else if (f.scale.two_level())
+    out.replacement = {.kind = ScaleRule::sweep, .lo = -8, .hi = 7};
+  else
+    out.replacement = {.kind = ScaleRule::grid};
+  return out;
+}
+
 std::string weight_scales_problem(const WeightScales& w, const FormatSpec& f) {
+  const std::string kGroups = "a search weighted by the Hessian needs groups of columns, not whole rows";
+  if (w.needs_hessian() && f.has_zero_points()) return "zero points have no scale search";
+  if (w.kind == WeightScales::paper || w.kind == WeightScales::nearby)
+    return weight_scales_problem(weight_scales_for(w, f), f);
+  if (w.metric != WeightScales::mse && w.kind != WeightScales::replace)
+    return "\"metric\" goes with sweep, four_over_six, search and grid";
+  if (w.metric != WeightScales::mse && f.group_size == kWholeRow) return kGroups;
   switch (w.kind) {
     case WeightScales::rule: return "";
     case WeightScales::replace: {
       const ScaleRule::Kind kind = w.replacement.kind;
-      if (kind != ScaleRule::sweep && kind != ScaleRule::four_over_six && kind != ScaleRule::search)
-        return str("weight_scales takes a search (sweep, four_over_six, search), not the rule \"",
+      if (kind != ScaleRule::sweep && kind != ScaleRule::four_over_six && kind != ScaleRule::search &&
+          kind != ScaleRule::grid)
+        return str("weight_scales takes a search (sweep, four_over_six, search, grid), not the rule \"",
                    entry_of(kind).name, "\"; that belongs to the format");
       FormatSpec changed = f;
       changed.rule = w.replacement;
@@ -90,6 +120,9 @@ std::string weight_scales_problem(const WeightScales& w, const FormatSpec& f) {
       if (f.scale.two_level() && f.tensor_scale.mode == TensorScale::dynamic) return "";
       return str("\"alternate\" needs 8-bit group scales under one dynamic tensor scale, not ", f.scale.name,
                  " scales");
+    case WeightScales::local_hessian:
+      if (f.scale.two_level() || f.scale == kUE8M0) return f.group_size == kWholeRow ? kGroups : "";
+      return str("\"local_hessian\" tries the codes of 8-bit scales, not ", f.scale.name, " scales");
     case WeightScales::mse_shrink:
       if (f.has_zero_points())
         return "\"mse_shrink\" shrinks a symmetric range; this element has zero points";
@@ -98,6 +131,8 @@ std::string weight_scales_problem(const WeightScales& w, const FormatSpec& f) {
         return "";
       return str("\"mse_shrink\" rounds with the format's rule, which must look at amax alone, not \"",
                  entry_of(f.rule.kind).name, "\"");
+    case WeightScales::paper:
+    case WeightScales::nearby: break;
   }
   return "";
 }

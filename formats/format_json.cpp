@@ -34,6 +34,10 @@ ScaleRule read_rule(const Json& value, const Place& place) {
     rule.lo = int(p.integer("lo", rule.lo, {"first code, relative to the absmax code", -126, 0}));
     rule.hi = int(p.integer("hi", rule.hi, {"last code, relative to the absmax code", 0, 126}));
   }
+  if (kind == ScaleRule::grid) {
+    rule.steps = int(p.integer("steps", rule.steps, {"scales tried", 2, 128}));
+    rule.lowest = p.number("lowest", rule.lowest, {"the smallest, of the absmax scale", 0.01, 0.99});
+  }
   p.done();
   return rule;
 }
@@ -44,6 +48,7 @@ Json rule_json(const ScaleRule& rule) {
     case ScaleRule::map: return {{"type", name}, {"c", rule.c}};
     case ScaleRule::search: return {{"type", name}, {"k", rule.k}};
     case ScaleRule::sweep: return {{"type", name}, {"lo", rule.lo}, {"hi", rule.hi}};
+    case ScaleRule::grid: return {{"type", name}, {"steps", rule.steps}, {"lowest", rule.lowest}};
     default: return name;
   }
 }
@@ -158,6 +163,8 @@ void declare_rule(Params& p) {
   p.integer("k", ScaleRule{}.k, {"search: powers of two tried: floor, 2 floor, floor/2, ...", 1, 9});
   p.integer("lo", ScaleRule{}.lo, {"sweep: first code, relative to the absmax code", -126, 0});
   p.integer("hi", ScaleRule{}.hi, {"sweep: last code, relative to the absmax code", 0, 126});
+  p.integer("steps", ScaleRule{}.steps, {"grid: scales tried", 2, 128});
+  p.number("lowest", ScaleRule{}.lowest, {"grid: the smallest, of the absmax scale", 0.01, 0.99});
 }
 
 Json format_json(const FormatSpec& f) {
@@ -170,25 +177,60 @@ Json format_json(const FormatSpec& f) {
 }
 
 WeightScales parse_weight_scales(const Json& value, const Place& place) {
-  std::vector<std::string> known = {"rule", "alternate", "mse_shrink"};
+  std::vector<std::string> known = {"rule", "alternate", "mse_shrink", "local_hessian", "paper", "nearby"};
   if (value.is_string()) {
     const std::string name = value.get<std::string>();
     if (name == "rule" || name == "absmax") return {};
     if (name == "alternate") return {WeightScales::alternate, {}};
     if (name == "mse_shrink") return {WeightScales::mse_shrink, {}};
+    if (name == "local_hessian") return {WeightScales::local_hessian, {}};
+    if (name == "paper") return {WeightScales::paper, {}};
+    if (name == "nearby") return {WeightScales::nearby, {}};
     for (const std::string& r : scale_rule_names()) known.push_back(r);
     if (!find_scale_rule(name))
       throw ConfigError(place.text() + ": " + unknown_name("weight_scales", name, known));
   }
-  return {WeightScales::replace, read_rule(value, place)};
+  WeightScales scales{WeightScales::replace, {}};
+  if (value.is_object() && value.contains("metric")) {
+    Json rule = value;  // the metric is the search's own key; the rest is a rule
+    rule.erase("metric");
+    const Json& metric = value["metric"];
+    if (metric != "mse" && metric != "hessian_diagonal")
+      throw ConfigError(place.child("metric").text() + ": expected mse or hessian_diagonal, found " +
+                        describe(metric));
+    if (metric == "hessian_diagonal") scales.metric = WeightScales::hessian_diagonal;
+    if (rule.contains("type") && rule["type"] == "nearby" && rule.size() == 1)
+      scales.kind = WeightScales::nearby;
+    else
+      scales.replacement = read_rule(rule, place);
+  } else {
+    scales.replacement = read_rule(value, place);
+  }
+  return scales;
 }
+
+namespace {
+Json nearby_json(const WeightScales& w) {
+  if (w.metric == WeightScales::mse) return "nearby";
+  return {{"type", "nearby"}, {"metric", "hessian_diagonal"}};
+}
+}  // namespace
 
 Json weight_scales_json(const WeightScales& w) {
   switch (w.kind) {
     case WeightScales::rule: return "rule";
     case WeightScales::alternate: return "alternate";
     case WeightScales::mse_shrink: return "mse_shrink";
-    case WeightScales::replace: return rule_json(w.replacement);
+    case WeightScales::local_hessian: return "local_hessian";
+    case WeightScales::paper: return "paper";
+    case WeightScales::nearby: return nearby_json(w);
+    case WeightScales::replace: {
+      Json rule = rule_json(w.replacement);
+      if (w.metric == WeightScales::mse) return rule;
+      if (rule.is_string()) rule = {{"type", rule}};
+      rule["metric"] = "hessian_diagonal";
+      return rule;
+    }
   }
   return nullptr;
 }

@@ -48,6 +48,11 @@ GroupCoder::GroupCoder(const FormatSpec& format, const WeightScales& search, int
     format_.rule = ScaleRule{.kind = ScaleRule::sweep};
     all_codes_ = !(format_.scale == kE4M3);
   }
+  if (search.kind == WeightScales::local_hessian) {
+    format_.rule = format_.scale.kind == ScaleKind::exponent ? ScaleRule{.kind = ScaleRule::search, .k = 4}
+                                                             : ScaleRule{.kind = ScaleRule::sweep};
+    all_codes_ = true;
+  }
   by_reciprocal_ = format_.element.kind == ElementKind::int_full && format_.scale.bytes > 1 &&
                    format_.tensor_scale.mode == TensorScale::none;
   if (format_.rule.kind == ScaleRule::fitted) {
@@ -71,6 +76,7 @@ int GroupCoder::candidates_per_group() const {
     case ScaleRule::four_over_six: return 2;
     case ScaleRule::sweep: return all_codes_ ? top_code() : format_.rule.hi - format_.rule.lo + 1;
     case ScaleRule::search: return format_.rule.k;
+    case ScaleRule::grid: return format_.rule.steps;
     default: return 1;
   }
 }
@@ -105,17 +111,69 @@ bool GroupCoder::choose(const float* x, int64_t row, int64_t groups, const float
   return true;
 }
 
-/// Takes, for each group, the best of its `count` candidates (s.candidates, s.candidate_codes: one byte
-/// each).
-void GroupCoder::pick_best(const float* x, int64_t groups, int count, uint8_t* bytes, float* effective,
+uint32_t GroupCoder::base_code(float amax, int64_t row) const {
+  if (format_.scale.kind == ScaleKind::exponent)
+    return power_of_two_rule(format_.rule, format_.element).byte(amax);
+  const float scale =
+      by_reciprocal_ ? unrounded_scale(amax) : amax / (format_.element.scale_max * tensor_scale(row));
+  return std::max(encode_scale(format_.scale, scale), least_code());
+}
+
+uint32_t GroupCoder::least_code() const {
+  return format_.scale_floor == ScaleFloor::min_subnormal ? 1u
+         : format_.scale_floor == ScaleFloor::min_normal  ? 1u << format_.scale.mini.man_bits
+                                                          : 0u;
+}
+
+void GroupCoder::candidates(float amax, int64_t row, uint32_t* codes, float* effective) const {
+  const ScaleRule& rule = format_.rule;
+  const int count = candidates_per_group();
+  if (amax == 0) {
+    std::fill_n(codes, count, 0u), std::fill_n(effective, count, 0.0f);
+    return;
+  }
+  const int least = int(std::max(1u, least_code())), top = top_code();
+  const float s_t = tensor_scale(row);
+  switch (rule.kind) {
+    case ScaleRule::search: {
+      // f = floor, then 2f, f/2, 4f, f/4...
+      const int first = int(base_code(amax, row)) - (rule.k - 1) / 2;
+      for (int j = 0; j < count; ++j) codes[j] = uint32_t(std::clamp(first + j, 0, 254));
+      break;
+    }
+    case ScaleRule::four_over_six:
+      codes[0] = base_code(amax, row);
+      codes[1] = std::max(format_.scale.mini.encode(amax / (4.0f * s_t)), least_code());
+      break;
+    case ScaleRule::sweep: {
+      const int first = all_codes_ ? least : int(base_code(amax, row)) + rule.lo;
+      for (int j = 0; j < count; ++j) codes[j] = uint32_t(std::clamp(first + j, least, top));
+      break;
+    }
+    case ScaleRule::grid:
+      for (int j = 0; j < count; ++j) {
+        const double share = rule.lowest + (1 - rule.lowest) * j / (rule.steps - 1);
+        codes[j] = base_code(amax * float(share), row);
+      }
+      break;
+    default: codes[0] = base_code(amax, row);
+  }
+  for (int j = 0; j < count; ++j) effective[j] = s_t * decode_scale(format_.scale, codes[j]);
+}
+
+/// Takes, for each group, the best of its candidates.
+void GroupCoder::pick_best(const float* x, int64_t row, int64_t groups, uint8_t* bytes, float* effective,
                            GroupScratch& s) const {
+  const int count = candidates_per_group();
+  for (int64_t k = 0; k < groups; ++k)
+    candidates(s.amax[size_t(k)], row, &s.candidate_codes[size_t(k * count)],
+               &s.candidates[size_t(k * count)]);
   kernels_.best_candidate(format_.element, x, groups, g_, s.candidates.data(), count, s.best.data(),
                           s.error.data());
   for (int64_t k = 0; k < groups; ++k) {
     const size_t at = size_t(k * count + s.best[size_t(k)]);
-    const bool zeros = s.amax[size_t(k)] == 0;
-    bytes[k] = zeros ? 0 : s.candidate_codes[at];
-    effective[k] = zeros ? 0.0f : s.candidates[at];
+    store_bits(bytes + k * format_.scale.bytes, format_.scale.bytes, s.candidate_codes[at]);
+    effective[k] = s.candidates[at];
   }
 }
 
@@ -147,27 +205,13 @@ void GroupCoder::choose_e8m0(const float* x, int64_t row, int64_t groups, uint8_
   const PowerOfTwoRule p = power_of_two_rule(rule, format_.element);
   kernels_.power_of_two_scales(p.offset, p.threshold, tensor_scale(row), s.amax.data(), groups, bytes,
                                effective);
-  if (rule.kind != ScaleRule::search) return;
-  // f = floor, then 2f, f/2, 4f, f/4...: kept in ascending order, so that equal errors take the smaller
-  // scale.
-  const int below = (rule.k - 1) / 2;
-  for (int64_t k = 0; k < groups; ++k)
-    for (int j = 0; j < rule.k; ++j) {
-      const int byte = std::clamp(int(bytes[k]) - below + j, 0, 254);
-      s.candidate_codes[size_t(k * rule.k + j)] = uint8_t(byte);
-      s.candidates[size_t(k * rule.k + j)] = e8m0_decode(uint32_t(byte));
-    }
-  pick_best(x, groups, rule.k, bytes, effective, s);
+  if (rule.kind == ScaleRule::search) pick_best(x, row, groups, bytes, effective, s);
 }
 
 void GroupCoder::choose_rounded(const float* x, int64_t row, int64_t groups, uint8_t* bytes, float* effective,
                                 GroupScratch& s) const {
-  const ScaleRule& rule = format_.rule;
   const ScaleType& type = format_.scale;
   const float s_t = tensor_scale(row), divisor = format_.element.scale_max * s_t;
-  const uint32_t least = format_.scale_floor == ScaleFloor::min_subnormal ? 1u
-                         : format_.scale_floor == ScaleFloor::min_normal  ? 1u << type.mini.man_bits
-                                                                          : 0u;
   if (type.kind != ScaleKind::minifloat) {
     for (int64_t k = 0; k < groups; ++k) {
       const float amax = s.amax[size_t(k)];
@@ -177,31 +221,9 @@ void GroupCoder::choose_rounded(const float* x, int64_t row, int64_t groups, uin
       effective[k] = s_t * decode_scale(type, bits);
     }
   } else {
-    kernels_.minifloat_scales(type.mini, divisor, s_t, least, s.amax.data(), groups, bytes, effective);
+    kernels_.minifloat_scales(type.mini, divisor, s_t, least_code(), s.amax.data(), groups, bytes, effective);
   }
-  const uint32_t lowest = std::max(1u, least);
-  if (rule.kind == ScaleRule::four_over_six) {
-    for (int64_t k = 0; k < groups; ++k) {
-      const uint32_t quarter = std::max(type.mini.encode(s.amax[size_t(k)] / (4.0f * s_t)), least);
-      s.candidate_codes[size_t(2 * k)] = bytes[k];
-      s.candidates[size_t(2 * k)] = effective[k];
-      s.candidate_codes[size_t(2 * k + 1)] = uint8_t(quarter);
-      s.candidates[size_t(2 * k + 1)] = s_t * type.mini.decode(quarter);
-    }
-    pick_best(x, groups, 2, bytes, effective, s);
-  }
-  if (rule.kind == ScaleRule::sweep) {
-    const int count = candidates_per_group();
-    const int top = top_code();
-    for (int64_t k = 0; k < groups; ++k)
-      for (int j = 0; j < count; ++j) {
-        const int wanted = all_codes_ ? int(lowest) + j : int(bytes[k]) + rule.lo + j;
-        const uint32_t code = uint32_t(std::clamp(wanted, int(lowest), top));
-        s.candidate_codes[size_t(k * count + j)] = uint8_t(code);
-        s.candidates[size_t(k * count + j)] = s_t * decode_scale(type, code);
-      }
-    pick_best(x, groups, count, bytes, effective, s);
-  }
+  if (candidates_per_group() > 1) pick_best(x, row, groups, bytes, effective, s);
 }
 
 void GroupCoder::choose_asym(const float* x, int64_t groups, uint8_t* bytes, uint8_t* zero, float* effective,

@@ -16,7 +16,7 @@ struct GroupScratch {
   std::vector<float> values;                // room for decoded runs; grown by whoever uses it
   std::vector<uint8_t> codes, bytes, zero;  // the same for codes, scale bytes, zero points
   std::vector<int32_t> best;
-  std::vector<uint8_t> candidate_codes;
+  std::vector<uint32_t> candidate_codes;
   explicit GroupScratch(int64_t groups, int candidates_per_group);
 };
 
@@ -37,6 +37,9 @@ class GroupCoder {
   void effective(const uint8_t* bytes, int64_t row, int64_t groups, float* effective) const;
 
   int candidates_per_group() const;
+  /// The stored codes that the search tries for a group of this amax, candidates_per_group() of them,
+  /// ascending, with their effective values (all 0 for a group of zeros). Not for int_asym, fitted, quest.
+  void candidates(float amax, int64_t row, uint32_t* codes, float* effective) const;
   int top_code() const;  // the largest code of an 8-bit scale
   int64_t group() const { return g_; }
   const FormatSpec& format() const { return format_; }
@@ -54,7 +57,10 @@ class GroupCoder {
                       GroupScratch& s) const;
   void choose_asym(const float* x, int64_t groups, uint8_t* bytes, uint8_t* zero, float* effective,
                    GroupScratch& s) const;
-  void pick_best(const float* x, int64_t groups, int count, uint8_t* bytes, float* effective,
+  /// The format's own scale for this amax (absmax, floor): what a search starts from.
+  uint32_t base_code(float amax, int64_t row) const;
+  uint32_t least_code() const;  // of a non-zero group
+  void pick_best(const float* x, int64_t row, int64_t groups, uint8_t* bytes, float* effective,
                  GroupScratch& s) const;
 
   FormatSpec format_;

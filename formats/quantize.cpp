@@ -10,6 +10,7 @@ namespace fp4lab {
 namespace {
 
 void check_arguments(const FormatSpec& format, const WeightScales& search, int64_t cols) {
+  FP4LAB_CHECK(!search.needs_hessian(), "a search that looks at the Hessian is not choose_scales'");
   for (const std::string& problem :
        {format_problem(format), weight_scales_problem(search, format), shape_problem(format, cols)})
     if (!problem.empty()) throw ConfigError(problem);
@@ -99,7 +100,8 @@ FormatSpec stored_format(const FormatSpec& format, const WeightScales& search) {
 
 }  // namespace
 
-Scales choose_scales(const FormatSpec& format, MatrixView<const float> X, const WeightScales& search) {
+Scales choose_scales(const FormatSpec& format, MatrixView<const float> X, const WeightScales& asked) {
+  const WeightScales search = weight_scales_for(asked, format);
   check_arguments(format, search, X.cols);
   Floats group_amax;
   const GroupCoder coder(format, search, X.cols, tensor_factors(format, search, X, &group_amax));
@@ -132,7 +134,8 @@ QuantizedMatrix round(const FormatSpec& format, MatrixView<const float> X, Scale
   return q;
 }
 
-QuantizedMatrix quantize(const FormatSpec& format, MatrixView<const float> X, const WeightScales& search) {
+QuantizedMatrix quantize(const FormatSpec& format, MatrixView<const float> X, const WeightScales& asked) {
+  const WeightScales search = weight_scales_for(asked, format);
   check_arguments(format, search, X.cols);
   Floats group_amax;
   const GroupCoder coder(format, search, X.cols, tensor_factors(format, search, X, &group_amax));
@@ -216,7 +219,8 @@ void unpack_codes(const QuantizedMatrix& q, int64_t row, uint8_t* out) {
 }
 
 void fake_quantize(const FormatSpec& format, MatrixView<const float> X, MatrixView<float> out,
-                   const WeightScales& search) {
+                   const WeightScales& asked) {
+  const WeightScales search = weight_scales_for(asked, format);
   check_arguments(format, search, X.cols);
   FP4LAB_CHECK(out.rows == X.rows && out.cols == X.cols);
   Floats group_amax;

@@ -37,7 +37,8 @@ NamedFormat parse_format(const Json& value, const Place& place);
 Json format_json(const FormatSpec& spec);
 
 /// Reads `weight_scales`: "rule", "alternate", "mse_shrink", or a rule that searches ("sweep", {"type":
-/// "sweep", "lo": -8, "hi": 7}, "four_over_six", "search").
+/// "sweep", "lo": -8, "hi": 7, "metric": "hessian_diagonal"}, "four_over_six", "search", "grid"),
+/// "local_hessian".
 WeightScales parse_weight_scales(const Json& value, const Place& place);
 Json weight_scales_json(const WeightScales& w);
 

@@ -9,8 +9,8 @@
 //     nearest    2^round(log2(m / Qmax)) = map(Qmax / sqrt 2)                  eq. (1) of arXiv 2509.23202
 //     App. H fpq        byte floor(log2 m) + 127 with the constant tensor factor 2 / Qmax: [3, 6)   FP-Quant,
 //     QuTLASS
-//   fitted, quest and search(k) need more than m; absmax, four_over_six and sweep choose the other scale
-//   types.
+//   fitted, quest and search(k) need more than m; absmax, four_over_six, sweep and grid choose the other
+//   scale types.
 #pragma once
 #include <span>
 #include <string>
@@ -35,12 +35,15 @@ struct ScaleRule {
     fpq,
     fitted,
     quest,
-    search
+    search,
+    grid
   };
   Kind kind = absmax;
   double c = 3.6;       // map: amax/scale lands in [c, 2c)
   int k = 2;            // search: powers of two tried: f = floor, 2f, f/2, 4f, f/4...
   int lo = -3, hi = 7;  // sweep: codes tried around the absmax code
+  int steps = 16;       // grid: scales tried, from `lowest` to 1 times the absmax scale
+  double lowest = 0.6;
 
   bool operator==(const ScaleRule&) const = default;
 };

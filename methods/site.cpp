@@ -1,40 +1,99 @@
 #include "methods/site.h"
 
+#include <cmath>
+
 #include "kernels/cpu/linear_map.h"
-#include "methods/transforms/transform.h"
+#include "methods/rounding/gptq.h"
+#include "methods/scales/scale_metric.h"
 
 namespace fp4lab {
 
 namespace {
-/// What a transform's default block size follows.
-const FormatSpec* grouping(const FormatSpec* weights, const FormatSpec* activations) {
-  return weights ? weights : activations;
+
+TransformFit fit_for(const SitePlace& place, const FormatSpec* weights, const FormatSpec* activations,
+                     int64_t inputs) {
+  TransformFit fit;
+  fit.channels = inputs;
+  // What a transform's default block size follows.
+  if (const FormatSpec* grouping = weights ? weights : activations) fit.group_size = grouping->group_size;
+  fit.head_dim = place.kind == SiteKind::o ? place.head_dim : 0;
+  fit.seed = place.seed, fit.index = place.index;
+  fit.weights = weights, fit.activations = activations;
+  return fit;
 }
+
+/// The classic act-order: channels move to descending diag(H), weights and activations alike.
+void order_by_diagonal(Matrix& W, SiteStats& stats, LinearMap& map) {
+  const LinearMap step{{PermutationFactor{descending_diagonal(stats.H)}}};
+  map_weights(step, W);
+  map_hessian(step, stats.H);
+  if (stats.D.size()) map_cross(step, stats.D);
+  map.factors.push_back(step.factors[0]);
+}
+
+QuantizedMatrix round_to_nearest(const FormatSpec& format, const WeightScales& search, const Matrix& W,
+                                 const SiteStats* stats) {
+  if (!search.needs_hessian()) return quantize(format, W, search);
+  QuantizedMatrix q = round(format, W, choose_weighted_scales(format, search, W, stats->H));
+  q.format.rule = search.rule_for(format);
+  return q;
+}
+
+QuantizedMatrix quantize_weights(const MethodSpec& method, const FormatSpec& format, const Matrix& W,
+                                 const SiteStats* stats, SiteReport& report) {
+  const WeightScales search = weight_scales_for(method.weight_scales, format);
+  if (method.rounding.kind == Rounding::rtn) return round_to_nearest(format, search, W, stats);
+  const HessianFactor factor = factor_hessian(stats->H, method.rounding);
+  report.damping = factor.damping, report.condition = factor.condition;
+  report.dead_channels = factor.dead_channels;
+  report.fell_back = !factor.ok;
+  if (!factor.ok) return round_to_nearest(format, search, W, stats);
+  GptqResult result = gptq(format, search, method.rounding, W, stats->H, stats->D, factor);
+  report.loss = result.loss / double(stats->tokens);
+  return std::move(result.q);
+}
+
 }  // namespace
 
-std::string site_problem(const MethodSpec& method, SiteKind site, const FormatSpec* weights,
+std::string site_problem(const MethodSpec& method, const SitePlace& place, const FormatSpec* weights,
                          const FormatSpec* activations, int64_t inputs) {
   for (const FormatSpec* f : {weights, activations})
     if (f)
       if (std::string problem = shape_problem(*f, inputs); !problem.empty()) return problem;
-  if (weights)
+  if (weights) {
     if (std::string problem = weight_scales_problem(method.weight_scales, *weights); !problem.empty())
       return problem;
-  if (const FormatSpec* f = grouping(weights, activations))
-    for (const TransformSpec& t : method.transform[size_t(site)])
-      if (std::string problem = transform_problem(t, inputs, f->group_size); !problem.empty()) return problem;
+    if (std::string problem = rounding_problem(
+            method.rounding, weight_scales_for(method.weight_scales, *weights), *weights);
+        !problem.empty())
+      return problem;
+  }
+  if (weights || activations)
+    for (const TransformSpec& t : method.transform[size_t(place.kind)])
+      if (std::string problem = transform_problem(t, fit_for(place, weights, activations, inputs));
+          !problem.empty())
+        return problem;
   return "";
 }
 
-QuantizedWeights quantize_site(const MethodSpec& method, SiteKind site, const FormatSpec* weights,
-                               const FormatSpec* activations, Matrix W, SiteSeed seed) {
+LinearMap map_without_data(const MethodSpec& method, const SitePlace& place, const FormatSpec* weights,
+                           const FormatSpec* activations, int64_t inputs) {
+  const std::vector<TransformSpec>& transforms = method.transform[size_t(place.kind)];
+  if ((!weights && !activations) || needs_of(transforms).any()) return {};
+  return fit_transforms(transforms, fit_for(place, weights, activations, inputs));
+}
+
+QuantizedWeights quantize_site(const MethodSpec& method, const SitePlace& place, const FormatSpec* weights,
+                               const FormatSpec* activations, Matrix W, SiteStats* stats) {
   QuantizedWeights out;
-  if (const FormatSpec* f = grouping(weights, activations)) {
-    out.map = fit_transforms(method.transform[size_t(site)], W.cols(), f->group_size, seed.seed, seed.index);
-    if (!out.map.identity()) map_weights(out.map, W);
-  }
+  FP4LAB_CHECK(stats || !needs_of(method, place.kind, weights).any(), "no statistics");
+  if (weights || activations)
+    out.map = fit_transforms(method.transform[size_t(place.kind)],
+                             fit_for(place, weights, activations, W.cols()), W, stats);
   if (weights) {
-    const QuantizedMatrix q = quantize(*weights, W, method.weight_scales);
+    if (method.rounding.kind != Rounding::rtn && method.rounding.order == Rounding::dynamic_activation)
+      order_by_diagonal(W, *stats, out.map);
+    const QuantizedMatrix q = quantize_weights(method, *weights, W, stats, out.report);
     out.digest = q.digest();
     dequantize(q, W);
   }

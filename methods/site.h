@@ -8,25 +8,43 @@
 
 namespace fp4lab {
 
+/// What happened on the way, for the results; all 0 for rtn.
+struct SiteReport {
+  double damping = 0;            // fraction of mean(diag H) that was used in the end
+  double condition = 0;          // estimate for the damped H, 1-norm
+  bool fell_back = false;        // H was not positive definite after every rise of the damping: RTN
+  int64_t dead_channels = 0;     // inputs that were always 0
+  double loss = 0;  // tr((T - Q) H (T - Q)^T) per token, undamped H, T the loop's targets (GPTQ: W)
+};
+
 /// Weights in the coordinates of `map`: the layer is Y = Q(X T^-T) W^T with what this holds.
 struct QuantizedWeights {
   Matrix W;            // (out, in), dequantized; the weights themselves when only activations are quantized
   LinearMap map;       // T
   std::string digest;  // of the stored bytes; "" when the weights are not quantized
+  SiteReport report;
 };
 
-/// What draws a site's random signs.
-struct SiteSeed {
-  uint64_t seed = 0, index = 0;  // index: layer * kSites + site
+/// Where a site is, and what draws its random numbers.
+struct SitePlace {
+  SiteKind kind = SiteKind::qkv;
+  int64_t head_dim = 0;            // of the model
+  uint64_t seed = 1, index = 0;    // index: layer * kSites + site
 };
 
 /// `weights` null: the weights stay in full precision; `activations` null: its inputs do. Both null: W as it
 /// is, no map. The transform's group is that of the weights' format, without one that of the activations'.
-QuantizedWeights quantize_site(const MethodSpec& method, SiteKind site, const FormatSpec* weights,
-                               const FormatSpec* activations, Matrix W, SiteSeed seed);
+/// `stats` are what `needs_of` says; null when it says nothing. They are used up.
+QuantizedWeights quantize_site(const MethodSpec& method, const SitePlace& place, const FormatSpec* weights,
+                               const FormatSpec* activations, Matrix W, SiteStats* stats);
+
+/// The transform's map where it needs no data, otherwise the identity: what a site's inputs are quantized in
+/// before its statistics are known.
+LinearMap map_without_data(const MethodSpec& method, const SitePlace& place, const FormatSpec* weights,
+                           const FormatSpec* activations, int64_t inputs);
 
 /// Why this method cannot serve a site of these formats and `inputs` channels, or "".
-std::string site_problem(const MethodSpec& method, SiteKind site, const FormatSpec* weights,
+std::string site_problem(const MethodSpec& method, const SitePlace& place, const FormatSpec* weights,
                          const FormatSpec* activations, int64_t inputs);
 
 }  // namespace fp4lab

@@ -14,35 +14,40 @@ int64_t inputs_of(const Checkpoint& checkpoint, SiteKind site) {
   return checkpoint.shape(linears_of(site)[0])[1];
 }
 
-/// Gathers one site over chunks of rows.
-class Gatherer {
- public:
-  Gatherer(int64_t inputs, bool hessian, std::span<const int64_t> rows) : rows_(rows), sums_(size_t(inputs)) {
-    stats_.amax.assign(size_t(inputs), 0);
-    if (hessian) stats_.H = MatrixD::zeros(inputs, inputs);
-    if (!rows.empty()) stats_.sample = Matrix(int64_t(rows.size()), inputs);
-  }
-  void add(Ops& ops, MatrixView<const float> X) {
-    ops.column_stats(X, stats_.amax, sums_);
-    if (stats_.H.size()) ops.syrk(X, stats_.H);
-    for (; taken_ < rows_.size() && rows_[taken_] < stats_.tokens + X.rows; ++taken_)
-      ops.download(X.middle_rows(rows_[taken_] - stats_.tokens, 1),
-                   stats_.sample.view().middle_rows(int64_t(taken_), 1));
-    stats_.tokens += X.rows;
-  }
-  SiteStats finish() {
-    for (const double s : sums_) stats_.mean_abs.push_back(s / double(stats_.tokens));
-    return std::move(stats_);
-  }
-
- private:
-  SiteStats stats_;
-  std::span<const int64_t> rows_;
-  size_t taken_ = 0;
-  std::vector<double> sums_;
-};
-
 }  // namespace
+
+StatsGatherer::StatsGatherer(int64_t inputs, const StatsNeeds& needs, std::span<const int64_t> rows)
+    : rows_(rows), sums_(size_t(inputs)) {
+  stats_.amax.assign(size_t(inputs), 0);
+  if (needs.hessian || needs.cross) stats_.H = MatrixD::zeros(inputs, inputs);
+  if (needs.cross) stats_.D = MatrixD::zeros(inputs, inputs);
+  if (needs.sample) stats_.sample = Matrix(int64_t(rows.size()), inputs);
+}
+
+void StatsGatherer::add(Ops& ops, MatrixView<const float> X, MatrixView<const float> full) {
+  ops.column_stats(X, stats_.amax, sums_);
+  if (stats_.H.size()) ops.syrk(X, stats_.H);
+  if (stats_.D.size()) {
+    FP4LAB_CHECK(full.rows == X.rows && full.cols == X.cols, full.rows, " rows beside ", X.rows);
+    ops.cross(full, X, stats_.D);
+  }
+  for (; stats_.sample.size() && taken_ < rows_.size() && rows_[taken_] < stats_.tokens + X.rows; ++taken_)
+    ops.download(X.middle_rows(rows_[taken_] - stats_.tokens, 1),
+                 stats_.sample.view().middle_rows(int64_t(taken_), 1));
+  stats_.tokens += X.rows;
+}
+
+SiteStats StatsGatherer::finish() {
+  // So far X_fp^T X; where both inputs are the same, the sums are too, and nothing is left.
+  for (int64_t i = 0; i < stats_.D.rows(); ++i)
+    for (int64_t j = 0; j < stats_.D.cols(); ++j) stats_.D(i, j) -= stats_.H(std::min(i, j), std::max(i, j));
+  for (const double s : sums_) stats_.mean_abs.push_back(s / double(stats_.tokens));
+  return std::move(stats_);
+}
+
+std::vector<int64_t> sample_rows(uint64_t seed, int64_t tokens, int64_t rows) {
+  return sample_without_replacement(Stream(seed, "activation rows"), tokens, rows == 0 ? tokens : rows);
+}
 
 void collect_statistics(Ops& ops, const Checkpoint& checkpoint, std::span<const int32_t> ids, int64_t length,
                         const StatsRequest& request, const std::function<void()>& step,
@@ -54,17 +59,17 @@ void collect_statistics(Ops& ops, const Checkpoint& checkpoint, std::span<const 
       if (request.wanted(layer, SiteKind(s))) last = layer;
   std::vector<int64_t> rows;
   if (request.sample)
-    rows = sample_without_replacement(Stream(request.seed, "activation rows"), int64_t(ids.size()),
-                                      request.rows == 0 ? int64_t(ids.size()) : request.rows);
+    rows = sample_rows(request.seed, int64_t(ids.size()), request.rows);
   Forward forward(ops, checkpoint.config(), default_chunk(length), length);
   Matrix hidden(int64_t(ids.size()), checkpoint.config().hidden_size);
   checkpoint.embed(ids, hidden);
   for (int64_t layer = 0; layer <= last; ++layer) {
     step();
-    std::array<std::optional<Gatherer>, kSites> sites;
+    std::array<std::optional<StatsGatherer>, kSites> sites;
     for (int s = 0; s < kSites; ++s)
       if (request.wanted(layer, SiteKind(s)))
-        sites[size_t(s)].emplace(inputs_of(checkpoint, SiteKind(s)), request.hessians, rows);
+        sites[size_t(s)].emplace(inputs_of(checkpoint, SiteKind(s)),
+                                 StatsNeeds{.hessian = request.hessians, .sample = request.sample}, rows);
     run_layer(ops, forward, load_block(ops, checkpoint, layer), hidden, step,
               [&](SiteKind kind, MatrixView<const float> X) {
                 if (sites[size_t(kind)]) sites[size_t(kind)]->add(ops, X);

@@ -1,22 +1,33 @@
 // methods/statistics.h - what the inputs of a model's linears look like: Hessians, per-channel statistics and
-// sampled rows, gathered in one walk of the model in full precision.
+// sampled rows.
 #pragma once
 #include <functional>
 #include <vector>
 
 #include "core/model/checkpoint.h"
 #include "kernels/ops.h"
+#include "methods/site_stats.h"
 
 namespace fp4lab {
 
-/// The inputs X (tokens, K) of one site.
-struct SiteStats {
-  int64_t tokens = 0;
-  MatrixD H;                     // X^T X (K, K), upper triangle, the rest 0; empty unless asked for
-  std::vector<float> amax;       // per channel (K)
-  std::vector<double> mean_abs;  // per channel (K)
-  Matrix sample;                 // (rows, K), rows of X in their order; empty unless asked for
+/// Gathers the statistics of one site over chunks of rows.
+class StatsGatherer {
+ public:
+  /// `rows`: of the sample, ascending; read where `needs` asks for one, and to outlive the gatherer.
+  StatsGatherer(int64_t inputs, const StatsNeeds& needs, std::span<const int64_t> rows);
+  /// X (rows, inputs); `full`: the same tokens' inputs in the full-precision model, for `cross`.
+  void add(Ops& ops, MatrixView<const float> X, MatrixView<const float> full = {});
+  SiteStats finish();
+
+ private:
+  SiteStats stats_;
+  std::span<const int64_t> rows_;
+  size_t taken_ = 0;
+  std::vector<double> sums_;
 };
+
+/// Rows of a sample of `rows` of `tokens` tokens, by (seed, "activation rows"); 0, or more than there are: all.
+std::vector<int64_t> sample_rows(uint64_t seed, int64_t tokens, int64_t rows);
 
 struct StatsRequest {
   std::function<bool(int64_t layer, SiteKind site)> wanted;

@@ -8,6 +8,12 @@
 
 namespace fp4lab {
 
+/// Where matrices of many rows go.
+struct SpillPolicy {
+  int64_t limit = int64_t(1) << 62;  // bytes of one matrix that stay in memory
+  std::string folder;                // for the files of larger ones
+};
+
 /// Owns rows * cols float32, dense, row-major. Moves; copies only by hand. Elements are not set.
 class SpilledMatrix {
  public:

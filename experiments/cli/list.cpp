@@ -50,7 +50,7 @@ std::vector<KeyInfo> task_keys(const std::string& item) {
     if (t.name == item || item.empty())
       return declared_keys([&](Params& p) {
         SourceCache sources;
-        TaskContext context{"", {}, &sources, nullptr, ""};
+        TaskContext context{"", {}, &sources, nullptr, "", {}};
         t.make(p, context);
       });
   return {};
@@ -110,7 +110,11 @@ const std::vector<Kind>& kinds() {
              {"mse_shrink", "FP-Quant's: unrounded scale x (1 - 0.008 i), error norm 2.4, then rounded"},
              {"four_over_six", "amax on 4 or on 6 by MSE"},
              {"sweep", "codes around the absmax code by MSE"},
-             {"search", "powers of two around floor by MSE"}};
+             {"search", "powers of two around floor by MSE"},
+             {"grid", "a grid of fractions of the absmax scale by MSE; any scale but ue8m0"},
+             {"paper", "MR-GPTQ's per format: alternate, the rule of power-of-two scales, or mse_shrink"},
+             {"nearby", "the codes near absmax, by the scale type: sweep(-8, 7), search(4) or grid"},
+             {"local_hessian", "every code by d^T H d with the group's block of the Hessian"}};
        },
        [](const std::string&) { return declared_keys(declare_rule); }},
       {"methods", "named methods",

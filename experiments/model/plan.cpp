@@ -92,7 +92,9 @@ int64_t inputs_of(const ModelConfig& c, Linear l) { return linear_shape(c, l)[1]
 
 /// What is wrong with one linear: the key of the cell that asked for it, and why. No key: nothing is.
 std::pair<std::string_view, std::string> linear_problem(const Params& p, const ModelPlan& plan,
-                                                        const LinearPlan& f, Linear l, int64_t inputs) {
+                                                        const LinearPlan& f, Linear l,
+                                                        const ModelConfig& config) {
+  const int64_t inputs = inputs_of(config, l);
   const std::string_view activations = p.has("activations") ? "activations" : "format";
   if (f.weights)
     if (std::string problem = shape_problem(*f.weights, inputs); !problem.empty()) return {"format", problem};
@@ -102,7 +104,7 @@ std::pair<std::string_view, std::string> linear_problem(const Params& p, const M
     if (std::string problem = activation_rule_problem(*f.activations); !problem.empty())
       return {activations, problem};
   }
-  std::string problem = site_problem(plan.method, site_of(l), f.weights ? &*f.weights : nullptr,
+  std::string problem = site_problem(plan.method, {site_of(l), config.head_dim}, f.weights ? &*f.weights : nullptr,
                                      f.activations ? &*f.activations : nullptr, inputs);
   if (!problem.empty()) return {"method", problem};
   return {};
@@ -114,12 +116,14 @@ void check_plan(const Params& p, const ModelPlan& plan, const LinearPlan& own, c
     for (int i = 0; i < kLinears; ++i) {
       const auto l = Linear(i);
       const LinearPlan& f = plan.layers[layer][size_t(i)];
-      const auto [key, problem] = linear_problem(p, plan, f, l, inputs_of(config, l));
+      const auto [key, problem] = linear_problem(p, plan, f, l, config);
       if (!key.empty())
         p.fail(f == own ? key : "overrides",
                str(linear_name(int64_t(layer), l), " has ", inputs_of(config, l), " inputs: ", problem));
     }
   const auto head_key = [&](const char* key) { return plan.head == own ? key : "overrides"; };
+  if ((plan.head.weights || plan.embedding) && plan.method.weight_scales.needs_hessian())
+    p.fail(head_key("method"), "lm_head and embeddings have no Hessian to weigh their scales with");
   for (const auto& f : {plan.head.weights, plan.embedding})
     if (f)
       if (const std::string problem = weight_scales_problem(plan.method.weight_scales, *f); !problem.empty())
@@ -143,10 +147,15 @@ bool ModelPlan::quantizes() const {
   return quantizes_head() || embedding;
 }
 
-bool ModelPlan::draws_signs() const {
+SitePlace site_place(const ModelPlan& plan, const ModelConfig& config, int64_t layer, SiteKind site) {
+  return {site, config.head_dim, plan.seed, uint64_t(layer * kSites + int(site))};
+}
+
+bool ModelPlan::draws_random_numbers() const {
+  if (method.rotation.kind != RotationSpec::none) return true;
   for (const auto& site : method.transform)
     for (const TransformSpec& t : site)
-      if (t.randomize) return true;
+      if (fp4lab::draws_random_numbers(t)) return true;
   return false;
 }
 

@@ -9,6 +9,7 @@
 #include "core/params.h"
 #include "kernels/forward/forward.h"
 #include "methods/method.h"
+#include "methods/site.h"
 
 namespace fp4lab {
 
@@ -27,7 +28,7 @@ struct ModelPlan {
   LinearPlan head;
   std::optional<FormatSpec> embedding;  // of the table that tokens are looked up in
 
-  bool draws_signs() const;
+  bool draws_random_numbers() const;
   /// Whether anything at all is quantized.
   bool quantizes() const;
   bool quantizes_head() const { return head.weights || head.activations; }
@@ -44,5 +45,8 @@ struct PartPlan {
   LinearPlan formats;
 };
 std::vector<PartPlan> parts_of(const ModelPlan& plan, int64_t layer, SiteKind site);
+
+/// What the transforms of a site and its random numbers depend on.
+SitePlace site_place(const ModelPlan& plan, const ModelConfig& config, int64_t layer, SiteKind site);
 
 }  // namespace fp4lab

@@ -43,29 +43,63 @@ QuantizedModel::QuantizedModel(Ops& ops, const Checkpoint& checkpoint, const Mod
       step_(std::move(step)),
       head_activations_(plan.head.activations) {}
 
-Matrix QuantizedModel::embed(std::span<const int32_t> ids) const {
-  if (!table_) return embed_tokens(checkpoint_, ids);
-  Matrix hidden(int64_t(ids.size()), table_->cols());
+void QuantizedModel::embed(std::span<const int32_t> ids, MatrixView<float> hidden) const {
+  if (!table_) return checkpoint_.embed(ids, hidden);
   const RowReader reader(*table_);
-  for (size_t t = 0; t < ids.size(); ++t) reader.dequantize(ids[t], hidden.view().middle_rows(int64_t(t), 1));
-  return hidden;
+  for (size_t t = 0; t < ids.size(); ++t) reader.dequantize(ids[t], hidden.middle_rows(int64_t(t), 1));
 }
 
-BlockWeights QuantizedModel::make_block(int64_t layer) {
+SpilledMatrix QuantizedModel::embed_spilled(const Calibration& calibration, bool quantized) const {
+  const std::vector<int32_t>& ids = calibration.windows->ids;
+  // The walk of the original model has the original embeddings.
+  SpilledMatrix states(int64_t(ids.size()), checkpoint_.config().hidden_size, calibration.spill.limit,
+                       calibration.spill.folder);
+  constexpr int64_t kChunk = 4096;
+  for (int64_t begin = 0; begin < int64_t(ids.size()); begin += kChunk) {
+    const int64_t count = std::min(kChunk, int64_t(ids.size()) - begin);
+    const auto part = std::span(ids).subspan(size_t(begin), size_t(count));
+    const MatrixView<float> rows = states.view().middle_rows(begin, count);
+    quantized ? embed(part, rows) : checkpoint_.embed(part, rows);
+  }
+  return states;
+}
+
+std::array<SiteStats, kSites> QuantizedModel::statistics(int64_t layer, const Calibration& calibration,
+                                                         CalibrationWalk* walk) const {
+  if (plan_.method.hessian_inputs == HessianInputs::quantized)
+    return needs_of(plan_).any() ? walk->watch(layer) : std::array<SiteStats, kSites>{};
+  std::array<SiteStats, kSites> stats;
+  for (int s = 0; s < kSites; ++s)
+    if (needs_of(plan_, layer, SiteKind(s)).any())
+      stats[size_t(s)] = calibration.full_precision(layer, SiteKind(s));
+  return stats;
+}
+
+BlockWeights QuantizedModel::make_block(int64_t layer, std::array<SiteStats, kSites> stats) {
   BlockWeights block = load_norms(ops_, checkpoint_, layer);
   for (int s = 0; s < kSites; ++s) {
     const auto kind = SiteKind(s);
     SiteWeights& site = block.sites[size_t(s)];
-    for (const PartPlan& part : parts_of(plan_, layer, kind)) {
+    const std::vector<PartPlan> parts = parts_of(plan_, layer, kind);
+    for (const PartPlan& part : parts) {
       step_();
       SitePart out;
       out.linears = members(checkpoint_, layer, part.linears);
       out.first_output = site.outputs();
       const auto pointer = [](const std::optional<FormatSpec>& f) { return f ? &*f : nullptr; };
-      QuantizedWeights q =
-          quantize_site(plan_.method, kind, pointer(part.formats.weights), pointer(part.formats.activations),
-                        checkpoint_.load(layer, part.linears), {plan_.seed, uint64_t(layer * kSites + s)});
+      // A transform moves the statistics; each part begins with the site's own.
+      SiteStats own = parts.size() > 1 ? stats[size_t(s)].clone() : std::move(stats[size_t(s)]);
+      QuantizedWeights q = [&] {
+        try {
+          return quantize_site(plan_.method, site_place(plan_, checkpoint_.config(), layer, kind),
+                               pointer(part.formats.weights), pointer(part.formats.activations),
+                               checkpoint_.load(layer, part.linears), &own);
+        } catch (const DataError& e) {
+          throw DataError(str(site_name(layer, kind), ": ", e.what()));
+        }
+      }();
       digest_.update(out.linears[0].name).update(q.digest);
+      if (part.formats.weights) reports_.push_back({out.linears[0].name, q.report});
       out.W = ops_.adopt(std::move(q.W));
       out.map = std::move(q.map);
       out.activations = part.formats.activations;
@@ -96,18 +130,20 @@ void QuantizedModel::count_saturated(const FormatSpec& format, MatrixView<const 
   saturated_ += ops_.count_above(X, saturation(format));
 }
 
-/// Runs the block over the calibration with dynamic scales, then fixes them to the amax of what it saw.
-void QuantizedModel::calibrate(BlockWeights& block, Forward& forward, MatrixView<float> hidden) {
+void QuantizedModel::advance(CalibrationWalk& walk, BlockWeights& block) {
   std::array<std::vector<float>, kSites> largest;
   for (int s = 0; s < kSites; ++s) largest[size_t(s)].resize(block.sites[size_t(s)].parts.size());
-  run_layer(ops_, forward, block, hidden, step_, [&](SiteKind kind, MatrixView<const float> X) {
-    const SiteWeights& site = block.sites[size_t(kind)];
-    for (size_t i = 0; i < site.parts.size(); ++i)
-      if (is_static(plan_, site.parts[i].activations)) {
-        float& m = largest[size_t(kind)][i];
-        m = std::max(m, amax(moved(site.parts[i].map, X)));
-      }
-  });
+  SiteInput measure;
+  if (plan_.static_activations)
+    measure = [&](SiteKind kind, MatrixView<const float> X) {
+      const SiteWeights& site = block.sites[size_t(kind)];
+      for (size_t i = 0; i < site.parts.size(); ++i)
+        if (is_static(plan_, site.parts[i].activations)) {
+          float& m = largest[size_t(kind)][i];
+          m = std::max(m, amax(moved(site.parts[i].map, X)));
+        }
+    };
+  walk.advance(block, measure);
   for (int s = 0; s < kSites; ++s)
     for (size_t i = 0; i < largest[size_t(s)].size(); ++i) {
       std::optional<FormatSpec>& f = block.sites[size_t(s)].parts[i].activations;
@@ -116,7 +152,7 @@ void QuantizedModel::calibrate(BlockWeights& block, Forward& forward, MatrixView
     }
 }
 
-Matrix QuantizedModel::run(std::span<const int32_t> ids, int64_t length, const TokenWindows* calibration) {
+Matrix QuantizedModel::run(std::span<const int32_t> ids, int64_t length, const Calibration& calibration) {
   const ModelConfig& config = checkpoint_.config();
   if (plan_.embedding) {
     std::vector<int32_t> all(size_t(config.vocab_size));
@@ -126,17 +162,20 @@ Matrix QuantizedModel::run(std::span<const int32_t> ids, int64_t length, const T
     digest_.update("embed_tokens").update(table_->digest());
   }
   Forward forward(ops_, config, default_chunk(length), length);
-  Matrix hidden = embed(ids);
-  std::optional<Forward> walk;
-  Matrix inputs;  // of the calibration
-  if (plan_.static_activations) {
-    FP4LAB_CHECK(calibration);
-    walk.emplace(ops_, config, default_chunk(calibration->length), calibration->length);
-    inputs = embed(calibration->ids);
+  Matrix hidden(int64_t(ids.size()), config.hidden_size);
+  embed(ids, hidden);
+  std::optional<CalibrationWalk> walk;
+  const StatsNeeds needs = needs_of(plan_);
+  const bool watched = needs.any() && plan_.method.hessian_inputs == HessianInputs::quantized;
+  if (plan_.static_activations || watched) {
+    FP4LAB_CHECK(calibration.windows);
+    walk.emplace(ops_, checkpoint_, plan_, calibration.windows->length, embed_spilled(calibration, true),
+                 needs.cross ? embed_spilled(calibration, false) : SpilledMatrix{}, step_);
   }
   for (int64_t layer = 0; layer < config.layers; ++layer) {
-    BlockWeights block = make_block(layer);
-    if (walk) calibrate(block, *walk, inputs);
+    BlockWeights block = make_block(layer, statistics(layer, calibration, walk ? &*walk : nullptr));
+    // The last block's outputs matter to a calibrated head alone, its inputs to static scales.
+    if (walk && (plan_.static_activations || layer + 1 < config.layers)) advance(*walk, block);
     SiteInput count;
     if (plan_.static_activations)
       count = [&](SiteKind kind, MatrixView<const float> X) {
@@ -148,7 +187,7 @@ Matrix QuantizedModel::run(std::span<const int32_t> ids, int64_t length, const T
   }
   if (walk && is_static(plan_, head_activations_)) {
     float largest = 0;
-    for_head_inputs(inputs, calibration->length,
+    for_head_inputs(walk->states(), walk->length(),
                     [&](MatrixView<const float> X) { largest = std::max(largest, amax(X)); });
     head_activations_->tensor_scale = {TensorScale::fixed, tensor_scale_for(*head_activations_, largest)};
     for_head_inputs(hidden, length,

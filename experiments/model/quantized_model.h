@@ -6,6 +6,7 @@
 #include <string>
 
 #include "core/hash.h"
+#include "experiments/model/calibration_walk.h"
 #include "experiments/model/plan.h"
 #include "experiments/model/shared_model.h"
 
@@ -18,14 +19,29 @@ Matrix embed_tokens(const Checkpoint& checkpoint, std::span<const int32_t> ids);
 Matrix full_precision_hidden(Ops& ops, const Checkpoint& checkpoint, std::span<const int32_t> ids,
                              int64_t length, const std::function<void()>& step);
 
+/// What a model is calibrated on; a plan that needs nothing of it takes an empty one.
+struct Calibration {
+  const TokenWindows* windows = nullptr;
+  /// Statistics of a site in the original model: `hessian_inputs: full_precision`.
+  std::function<SiteStats(int64_t layer, SiteKind site)> full_precision;
+  SpillPolicy spill;  // of the windows' hidden states
+};
+
+/// What the method did to one site, or to one of its parts.
+struct PartReport {
+  std::string name;  // of its first linear
+  SiteReport report;
+};
+
 class QuantizedModel {
  public:
   QuantizedModel(Ops& ops, const Checkpoint& checkpoint, const ModelPlan& plan, std::function<void()> step);
 
-  /// Quantizes block after block and runs each over the windows. With static activation scales the
-  /// calibration is walked beside: a block first sees its calibration inputs with dynamic scales, then its
-  /// scales are frozen. `calibration` may be null otherwise.
-  Matrix run(std::span<const int32_t> ids, int64_t length, const TokenWindows* calibration);
+  /// Quantizes block after block and runs each over the windows. Where the method looks at the quantized
+  /// model's inputs, or activation scales are static, the calibration is walked beside: a block is first
+  /// watched with its own weights, then quantized, then run on to the next one's inputs; static scales are
+  /// dynamic until then, and frozen to what they saw.
+  Matrix run(std::span<const int32_t> ids, int64_t length, const Calibration& calibration);
 
   /// The head of both models; after `run`.
   Head head();
@@ -34,12 +50,18 @@ class QuantizedModel {
   /// Static scales only: inputs seen by the calibrated sites, and those that saturated.
   int64_t inputs_seen() const { return seen_; }
   int64_t inputs_saturated() const { return saturated_; }
+  /// By layer and site, where weights are quantized.
+  const std::vector<PartReport>& reports() const { return reports_; }
 
  private:
-  Matrix embed(std::span<const int32_t> ids) const;
-  BlockWeights make_block(int64_t layer);
+  void embed(std::span<const int32_t> ids, MatrixView<float> hidden) const;
+  SpilledMatrix embed_spilled(const Calibration& calibration, bool quantized) const;
+  std::array<SiteStats, kSites> statistics(int64_t layer, const Calibration& calibration,
+                                           CalibrationWalk* walk) const;
+  BlockWeights make_block(int64_t layer, std::array<SiteStats, kSites> stats);
   void make_head();
-  void calibrate(BlockWeights& block, Forward& forward, MatrixView<float> hidden);
+  /// Takes the walk through the block and fixes its static activation scales to the amax of what it saw.
+  void advance(CalibrationWalk& walk, BlockWeights& block);
   /// The head's inputs, chunk by chunk: hidden states after the final norm.
   void for_head_inputs(MatrixView<const float> hidden, int64_t length,
                        const std::function<void(MatrixView<const float>)>& see);
@@ -57,6 +79,7 @@ class QuantizedModel {
   std::shared_ptr<const QuantizedMatrix> head_;
   std::optional<FormatSpec> head_activations_;
   int64_t seen_ = 0, saturated_ = 0;
+  std::vector<PartReport> reports_;
 };
 
 }  // namespace fp4lab

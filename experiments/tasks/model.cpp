@@ -5,6 +5,7 @@
 #include <nlohmann/json.hpp>
 
 #include "analysis/language_model.h"
+#include "experiments/model/statistics_store.h"
 #include "experiments/model/quantized_model.h"
 #include "experiments/tasks/tasks.h"
 
@@ -63,7 +64,7 @@ class ModelTask : public CellTask {
     const Json& calibration =
         p.raw("calibration",
               {"{\"corpus\": token file, \"windows\": n, \"length\": L, \"sample\": random or first}: "
-               "for what needs one, as static activation scales do"});
+               "for what needs one, as GPTQ and static activation scales do"});
     p.choice("device", "cpu", {"cpu"}, {"where it runs"});
     p.choice("compute", "float32", {"float32"}, {"arithmetic of the products"});
     if (p.is_declaring()) {
@@ -81,14 +82,26 @@ class ModelTask : public CellTask {
 
     for (ChosenWindows& w : read_evaluation(evaluate, p.place("evaluate"), where, *context.models, config))
       evaluation_.push_back(std::move(w));
-    bool random = plan_.draws_signs();
+    const StatsNeeds needs = needs_of(plan_);
+    // A sample's rows are drawn too.
+    bool random = plan_.draws_random_numbers() || needs.sample;
     if (!calibration.is_null()) {
       ChosenWindows chosen =
           read_calibration(calibration, p.place("calibration"), where, *context.models, config);
-      if (plan_.static_activations) use_calibration(p, std::move(chosen), random);
+      if (plan_.static_activations || needs.any()) use_calibration(p, std::move(chosen), random);
     } else if (plan_.static_activations) {
       p.fail("activation_scale", "static scales need a \"calibration\": {\"corpus\": token file, ...}");
+    } else if (needs.any()) {
+      p.fail("method", "this method looks at the inputs of the linears and needs a \"calibration\": "
+                       "{\"corpus\": token file, ...}");
     }
+    if (needs.any() && plan_.method.hessian_inputs == HessianInputs::full_precision) {
+      if (plan_.method.rotation.kind != RotationSpec::none)
+        p.fail("method", "a rotated model's inputs are not the original's: hessian_inputs quantized");
+      const bool more = needs.hessian || needs.sample;
+      statistics_.emplace(context.cache_dir, model_, *calibration_, more, more, more ? kMethodSample : 0, seed);
+    }
+    spill_ = context.spill;
     hidden_ = context.models->hidden();
 
     Json list = Json::array();
@@ -167,12 +180,23 @@ class ModelTask : public CellTask {
     calibration_ = std::move(chosen);
   }
 
+  /// Every site whose inputs the method looks at.
+  std::vector<StatisticsStore::Site> sites_of_interest() const {
+    std::vector<StatisticsStore::Site> sites;
+    for (size_t layer = 0; layer < plan_.layers.size(); ++layer)
+      for (int s = 0; s < kSites; ++s)
+        if (needs_of(plan_, int64_t(layer), SiteKind(s)).any()) sites.push_back({int64_t(layer), SiteKind(s)});
+    return sites;
+  }
+
   void add_corpus(Record& record, const ChosenWindows& corpus, const CorpusScore& score, bool first) const;
 
   std::shared_ptr<const SharedModel> model_;
   ModelPlan plan_;
   std::vector<ChosenWindows> evaluation_;
   std::optional<ChosenWindows> calibration_;
+  std::optional<StatisticsStore> statistics_;  // of the original model, where the method asks for them
+  SpillPolicy spill_;
   std::shared_ptr<MatrixCache> hidden_;
 };
 
@@ -202,6 +226,41 @@ void ModelTask::add_corpus(Record& record, const ChosenWindows& corpus, const Co
                            {"tokens", "first token of the window in its file"}});
 }
 
+/// What the roundings did, by site; the worst of it as columns.
+void add_reports(Record& record, const std::vector<PartReport>& reports) {
+  SiteReport worst;
+  double fallbacks = 0, dead = 0, loss = 0;
+  std::vector<std::string> names;
+  std::vector<double> damping, condition, fell_back, dead_channels, losses;
+  for (const auto& [name, r] : reports) {
+    worst.damping = std::max(worst.damping, r.damping), worst.condition = std::max(worst.condition, r.condition);
+    fallbacks += r.fell_back, dead += double(r.dead_channels), loss += r.loss;
+    names.push_back(name);
+    damping.push_back(r.damping), condition.push_back(r.condition), fell_back.push_back(r.fell_back);
+    dead_channels.push_back(double(r.dead_channels)), losses.push_back(r.loss);
+  }
+  const bool rounded = worst.damping > 0 || worst.condition > 0;
+  const auto scalar = [&](const char* name, double value, const char* units, const char* equation) {
+    record.scalars.push_back({name, rounded ? value : std::nan(""), {units, equation}});
+  };
+  scalar("damping_max", worst.damping, "1", "largest damping of any site, fraction of mean(diag H)");
+  scalar("condition_max", worst.condition, "1", "largest estimated condition of any site's damped H, 1-norm");
+  scalar("fallbacks", fallbacks, "1", "sites whose H was not positive definite: rounded to nearest");
+  scalar("dead_channels", dead, "1", "inputs that were 0 for every calibration token, over all sites");
+  scalar("gptq_loss", loss, "1", "sum over sites of tr((T - Q) H (T - Q)^T) per token, undamped H");
+  if (!rounded) return;
+  const auto sites = int64_t(names.size());
+  const auto array = [&](const char* name, std::vector<double> values, const char* equation) {
+    record.arrays.push_back({str("sites/", name), std::move(values), {sites}, "(sites)", {"1", equation}});
+  };
+  array("damping", std::move(damping), "fraction of mean(diag H)");
+  array("condition", std::move(condition), "estimate for the damped H, 1-norm");
+  array("fell_back", std::move(fell_back), "1: rounded to nearest");
+  array("dead_channels", std::move(dead_channels), "inputs with H_ii = 0");
+  array("gptq_loss", std::move(losses), "tr((T - Q) H (T - Q)^T) per token, undamped H");
+  record.text_arrays.push_back({"sites/name", std::move(names), "(sites): the first linear of each"});
+}
+
 Record ModelTask::run() {
   const std::unique_ptr<Ops> ops = make_cpu_ops();
   const Checkpoint& checkpoint = model_->checkpoint;
@@ -223,10 +282,15 @@ Record ModelTask::run() {
         hidden_key(), [&] { return full_precision_hidden(*ops, checkpoint, ids, length, check_interrupt); });
   });
   QuantizedModel model(*ops, checkpoint, plan_, check_interrupt);
+  Calibration calibration{calibration_ ? &calibration_->tokens : nullptr, {}, spill_};
+  if (statistics_)
+    calibration.full_precision = [&](int64_t layer, SiteKind site) {
+      return statistics_->gathered(*ops, sites_of_interest(), {layer, site}, check_interrupt);
+    };
   Matrix states;
   if (quantized)
     states = named("quantized",
-                   [&] { return model.run(ids, length, calibration_ ? &calibration_->tokens : nullptr); });
+                   [&] { return model.run(ids, length, calibration); });
   const Head head = quantized ? model.head() : full_precision_head(*ops, checkpoint);
   std::vector<TokenScores> scores(ids.size());
   named("scoring", [&] {
@@ -251,8 +315,9 @@ Record ModelTask::run() {
                             {"1", "windows (length - 1), first corpus"}});
   record.scalars.push_back(
       {"activation_saturated_share",
-       calibration_ ? double(model.inputs_saturated()) / double(model.inputs_seen()) : std::nan(""),
+       model.inputs_seen() ? double(model.inputs_saturated()) / double(model.inputs_seen()) : std::nan(""),
        {"1", "share of evaluated inputs above what their static scale reaches"}});
+  add_reports(record, model.reports());
   record.texts.push_back({"digest", quantized ? model.digest() : ""});
   return record;
 }
@@ -260,7 +325,8 @@ Record ModelTask::run() {
 std::vector<std::string> model_metrics() {
   std::vector<std::string> names;
   for (const Column& c : kColumns) names.emplace_back(c.name);
-  names.insert(names.end(), {"bits_per_weight", "predictions", "activation_saturated_share"});
+  names.insert(names.end(), {"bits_per_weight", "predictions", "activation_saturated_share", "damping_max",
+                             "condition_max", "fallbacks", "dead_channels", "gptq_loss"});
   return names;
 }
 

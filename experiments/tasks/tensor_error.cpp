@@ -124,6 +124,10 @@ class TensorError : public CellTask {
 
   void check_tensor(const Params& p, size_t i) const {
     const SourceTensor& t = source_->tensors()[i];
+    const SiteKind site = site_of_tensor(t.name).value_or(SiteKind::qkv);
+    if (needs_of(method_, site, &formats_[i]).any() || method_.rotation.kind != RotationSpec::none)
+      p.fail("method", "it looks at a model's inputs or rotates the model; tensors alone have neither: task "
+                       "layer or model");
     for (const std::string& problem : {weight_scales_problem(method_.weight_scales, formats_[i])})
       if (!problem.empty()) p.fail("method", problem);
     if (const std::string problem = shape_problem(formats_[i], t.cols); !problem.empty())
@@ -133,7 +137,7 @@ class TensorError : public CellTask {
                            " does not tell its own; names that do end in q_proj, k_proj, v_proj, o_proj, "
                            "gate_proj, up_proj or down_proj, with or without .weight"));
     for (const TransformSpec& transform : transforms_of(i))
-      if (const std::string problem = transform_problem(transform, t.cols, formats_[i].group_size);
+      if (const std::string problem = transform_problem(transform, fit_of(i));
           !problem.empty())
         p.fail("method", str("tensor ", t.name, " is (", t.rows, ", ", t.cols, "): ", problem));
   }
@@ -141,6 +145,14 @@ class TensorError : public CellTask {
   const std::vector<TransformSpec>& transforms_of(size_t i) const {
     // Without a site of its own a tensor has the one list there is.
     return method_.transform[size_t(site_of_tensor(source_->tensors()[i].name).value_or(SiteKind::qkv))];
+  }
+  TransformFit fit_of(size_t i) const {
+    TransformFit fit;
+    fit.channels = source_->tensors()[i].cols;
+    fit.group_size = formats_[i].group_size;
+    fit.seed = seed_, fit.index = uint64_t(i);
+    fit.weights = &formats_[i];
+    return fit;
   }
   bool transformed() const {
     for (size_t i = 0; i < formats_.size(); ++i)
@@ -150,7 +162,7 @@ class TensorError : public CellTask {
   bool draws_signs() const {
     for (size_t i = 0; i < formats_.size(); ++i)
       for (const TransformSpec& transform : transforms_of(i))
-        if (transform.randomize) return true;
+        if (draws_random_numbers(transform)) return true;
     return false;
   }
 
@@ -171,7 +183,7 @@ class TensorError : public CellTask {
 TensorError::Measured TensorError::measure(size_t i) const {
   const FormatSpec& format = formats_[i];
   const Matrix x = source_->load(i);
-  const LinearMap map = fit_transforms(transforms_of(i), x.cols(), format.group_size, seed_, uint64_t(i));
+  const LinearMap map = fit_transforms(transforms_of(i), fit_of(i));
   if (map.identity()) {
     QuantizedMatrix q = quantize(format, x, method_.weight_scales);
     const ErrorSums sums = measure_errors(x, q, outlier_share_);

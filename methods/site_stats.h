@@ -1,0 +1,36 @@
+// methods/site_stats.h - what is known of the inputs of one site: the data that transforms, scale searches
+// and roundings are fitted on.
+#pragma once
+#include <vector>
+
+#include "core/matrix.h"
+
+namespace fp4lab {
+
+/// The inputs X (tokens, K) of one site.
+struct SiteStats {
+  int64_t tokens = 0;
+  MatrixD H;                     // X^T X (K, K), upper triangle, the rest 0; empty unless asked for
+  MatrixD D;                     // (X_fp - X)^T X (K, K), X_fp of the full-precision model; empty unless asked for
+  std::vector<float> amax;       // per channel (K)
+  std::vector<double> mean_abs;  // per channel (K)
+  Matrix sample;                 // (rows, K), rows of X in their order; empty unless asked for
+
+  SiteStats clone() const {
+    return {tokens, H.clone(), D.clone(), amax, mean_abs, sample.clone()};
+  }
+};
+
+/// What of it something looks at.
+struct StatsNeeds {
+  bool columns = false;  // amax and mean_abs
+  bool hessian = false, cross = false, sample = false;
+
+  bool any() const { return columns || hessian || cross || sample; }
+  StatsNeeds operator|(const StatsNeeds& o) const {
+    return {columns || o.columns, hessian || o.hessian, cross || o.cross, sample || o.sample};
+  }
+  bool operator==(const StatsNeeds&) const = default;
+};
+
+}  // namespace fp4lab
