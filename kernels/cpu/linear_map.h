@@ -1,8 +1,8 @@
 // kernels/cpu/linear_map.h - moves matrices by a LinearMap, factor by factor. In float32 every number has one
 // chain of rounded operations, so that the bits depend on the row alone:
-//   Hadamard, k a power of two   butterflies h = stride, 2 stride, ..., k stride / 2, (a, b) -> (a + b, a -
-//   b),
-//                                then one multiply by float(1 / sqrt(k)); k = 1 is the identity
+//   Hadamard, k a power of two   butterflies (a, b) -> (a + b, a - b), h = stride, 2 stride, ...,
+//                                k stride / 2 apart, then one multiply by float(1 / sqrt(k)); k = 1 is the
+//                                identity
 //   Hadamard of other sizes      x_0, x_1, ..., x_{k-1} of the run added or subtracted in this order, from 0,
 //                                as hadamard_matrix(k) says, then the same multiply
 //   Blocks                       y_j = fma(x_i, T_ij, y_j) for i = 0, 1, ..., k - 1 from 0
