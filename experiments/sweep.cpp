@@ -217,7 +217,9 @@ std::vector<Sweep> load_sweeps(const std::string& path, const std::vector<Settin
   SourceCache sources;
   ModelCache models;
   TaskContext context{std::filesystem::path(path).parent_path().string(),
-                      [&](const std::string& p) { return hashes.of(p); }, &sources, &models,
+                      [&](const std::string& p) { return hashes.of(p); },
+                      &sources,
+                      &models,
                       (cache.empty() ? std::filesystem::temp_directory_path() / "fp4lab" : cache) / "cache",
                       {}};
   std::vector<Sweep> sweeps;
