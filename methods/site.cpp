@@ -93,9 +93,9 @@ QuantizedWeights quantize_site(const MethodSpec& method, const SitePlace& place,
   if (weights) {
     if (method.rounding.kind != Rounding::rtn && method.rounding.order == Rounding::dynamic_activation)
       order_by_diagonal(W, *stats, out.map);
-    const QuantizedMatrix q = quantize_weights(method, *weights, W, stats, out.report);
-    out.digest = q.digest();
-    dequantize(q, W);
+    out.q = quantize_weights(method, *weights, W, stats, out.report);
+    out.digest = out.q->digest();
+    dequantize(*out.q, W);
   }
   out.W = std::move(W);
   return out;

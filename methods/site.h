@@ -1,5 +1,6 @@
 // methods/site.h - quantizes the weights of one site: linears that read the same input, stacked.
 #pragma once
+#include <optional>
 #include <string>
 
 #include "core/linear_map.h"
@@ -23,6 +24,7 @@ struct QuantizedWeights {
   LinearMap map;       // T
   std::string digest;  // of the stored bytes; "" when the weights are not quantized
   SiteReport report;
+  std::optional<QuantizedMatrix> q;  // what W is the value of; none when the weights are not quantized
 };
 
 /// Where a site is, and what draws its random numbers.

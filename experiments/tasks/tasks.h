@@ -5,6 +5,7 @@
 namespace fp4lab {
 
 TaskKind tensor_error_task();
+TaskKind layer_task();
 TaskKind model_task();
 
 }  // namespace fp4lab

@@ -10,6 +10,7 @@
 #include "core/hash.h"
 #include "core/text.h"
 #include "experiments/sources/file_source.h"
+#include "experiments/tasks/kept_codes.h"
 #include "experiments/tasks/tasks.h"
 #include "formats/registry.h"
 #include "kernels/cpu/linear_map.h"
@@ -209,30 +210,6 @@ TensorError::Measured TensorError::measure(size_t i) const {
   return {std::move(q), std::move(sums)};
 }
 
-std::vector<uint8_t> plain(const Bytes& b) { return {b.begin(), b.end()}; }
-
-void keep_bytes(Record& record, const std::string& tensor, const QuantizedMatrix& q) {
-  const int64_t code_bytes = q.format.code_bytes(q.cols()), groups = q.format.groups(q.cols());
-  record.bytes.push_back(
-      {"codes/" + tensor,
-       plain(q.codes),
-       {q.rows(), code_bytes},
-       q.format.packed() ? "(rows, cols/2): element 2i in the low nibble" : "(rows, cols)"});
-  record.bytes.push_back({"scales/" + tensor,
-                          plain(q.scales.bytes),
-                          {q.rows(), groups * q.format.scale.bytes},
-                          str("(rows, groups * ", q.format.scale.bytes, " bytes), ", q.format.scale.name)});
-  if (!q.scales.zero_points.empty())
-    record.bytes.push_back(
-        {"zero_points/" + tensor, plain(q.scales.zero_points), {q.rows(), groups}, "(rows, groups)"});
-  if (!q.scales.factors.empty())
-    record.arrays.push_back({"factors/" + tensor,
-                             std::vector<double>(q.scales.factors.begin(), q.scales.factors.end()),
-                             {int64_t(q.scales.factors.size())},
-                             "(tensor scale; one per row if per_token; fitted: a, b)",
-                             {"1", "s = s_T * scale"}});
-}
-
 Record TensorError::run() {
   Record record;
   ErrorSums total;
@@ -249,7 +226,7 @@ Record TensorError::run() {
     total += sums;
     names.push_back(t.name), rows.push_back(double(t.rows)), cols.push_back(double(t.cols));
     digest.update(t.name).update(q.digest());
-    if (keep_codes_) keep_bytes(record, t.name, q);
+    if (keep_codes_) keep_codes(record, t.name, q);
   }
   for (size_t m = 0; m < metrics.size(); ++m) {
     const Meaning meaning{std::string(metrics[m].units), std::string(metrics[m].source_equation)};
