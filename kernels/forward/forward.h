@@ -97,9 +97,8 @@ int64_t default_chunk(int64_t length);
 ///                     be empty
 ///   labels            the id that follows each token, or -1
 struct Head {
-  Array final_norm;  // (1, hidden_size)
-  Array
-      quantized_norm;  // of the quantized model, where it has another one (a rotated model); empty otherwise
+  Array final_norm;      // (1, hidden_size)
+  Array quantized_norm;  // the quantized model's own, as a rotated one has it; empty: the same
   /// Rows [begin, begin + count) of lm_head in full precision, and as the quantized model has them when that
   /// is not the same (null otherwise).
   std::function<Array(int64_t begin, int64_t count)> full, quantized;
