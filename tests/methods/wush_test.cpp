@@ -104,15 +104,15 @@ TEST_CASE("wush: of white weights and inputs it is a rotation", "[methods][trans
   }
 }
 
-TEST_CASE("wush: halves the error of a correlated site with outliers", "[methods][transforms]") {
+TEST_CASE("wush: a correlated site with outliers, MXFP4 on both sides", "[methods][transforms]") {
   const Site site = make_site(64, 128, 256, {3, 40, 41, 99}, 20);
   const FormatSpec& mxfp4 = format("mxfp4");
   const auto error = [&](const LinearMap& map) { return quantized_error(site, map, &mxfp4, &mxfp4); };
   const double none = error({}), hadamard = error({{HadamardFactor{32, {}}}}),
                wush = error(fit_one(spec_of(R"("wush")"), site.W, site.stats, &format("mxfp4")));
   CAPTURE(none, hadamard, wush);
-  CHECK(wush < 0.5 * none);
-  CHECK(wush < 0.7 * hadamard);
+  CHECK(wush < 0.2 * none);  // measured: 0.12, and 0.20 of the Hadamard's
+  CHECK(wush < 0.3 * hadamard);
 }
 
 TEST_CASE("wush: a Hessian that is none", "[methods][transforms]") {
