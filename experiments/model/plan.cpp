@@ -6,6 +6,7 @@
 #include "core/text.h"
 #include "experiments/sources/file_source.h"
 #include "formats/registry.h"
+#include "methods/rotation/rotated_model.h"
 #include "methods/site.h"
 #include "methods/transforms/transform.h"
 
@@ -112,6 +113,9 @@ std::pair<std::string_view, std::string> linear_problem(const Params& p, const M
 
 /// `own`: what linears get that no override names.
 void check_plan(const Params& p, const ModelPlan& plan, const LinearPlan& own, const ModelConfig& config) {
+  if (plan.method.rotation.kind != RotationSpec::none)
+    if (const std::string problem = rotation_problem(plan.method.rotation, config); !problem.empty())
+      p.fail("method", problem);
   for (size_t layer = 0; layer < plan.layers.size(); ++layer)
     for (int i = 0; i < kLinears; ++i) {
       const auto l = Linear(i);

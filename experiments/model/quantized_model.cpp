@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <numeric>
 
+#include "methods/rotation/rotated_model.h"
 #include "methods/site.h"
 
 namespace fp4lab {
@@ -18,9 +19,9 @@ bool is_static(const ModelPlan& plan, const std::optional<FormatSpec>& activatio
 
 }  // namespace
 
-Matrix embed_tokens(const Checkpoint& checkpoint, std::span<const int32_t> ids) {
-  Matrix hidden(int64_t(ids.size()), checkpoint.config().hidden_size);
-  checkpoint.embed(ids, hidden);
+Matrix embed_tokens(const ModelWeights& model, std::span<const int32_t> ids) {
+  Matrix hidden(int64_t(ids.size()), model.config().hidden_size);
+  model.embed(ids, hidden);
   return hidden;
 }
 
@@ -39,12 +40,16 @@ QuantizedModel::QuantizedModel(Ops& ops, const Checkpoint& checkpoint, const Mod
                                std::function<void()> step)
     : ops_(ops),
       checkpoint_(checkpoint),
+      rotated_(plan.method.rotation.kind == RotationSpec::none
+                   ? nullptr
+                   : std::make_unique<RotatedModel>(checkpoint, plan.method.rotation, plan.seed)),
+      model_(rotated_ ? *rotated_ : static_cast<const ModelWeights&>(checkpoint)),
       plan_(plan),
       step_(std::move(step)),
       head_activations_(plan.head.activations) {}
 
 void QuantizedModel::embed(std::span<const int32_t> ids, MatrixView<float> hidden) const {
-  if (!table_) return checkpoint_.embed(ids, hidden);
+  if (!table_) return model_.embed(ids, hidden);
   const RowReader reader(*table_);
   for (size_t t = 0; t < ids.size(); ++t) reader.dequantize(ids[t], hidden.middle_rows(int64_t(t), 1));
 }
@@ -52,14 +57,14 @@ void QuantizedModel::embed(std::span<const int32_t> ids, MatrixView<float> hidde
 SpilledMatrix QuantizedModel::embed_spilled(const Calibration& calibration, bool quantized) const {
   const std::vector<int32_t>& ids = calibration.windows->ids;
   // The walk of the original model has the original embeddings.
-  SpilledMatrix states(int64_t(ids.size()), checkpoint_.config().hidden_size, calibration.spill.limit,
+  SpilledMatrix states(int64_t(ids.size()), model_.config().hidden_size, calibration.spill.limit,
                        calibration.spill.folder);
   constexpr int64_t kChunk = 4096;
   for (int64_t begin = 0; begin < int64_t(ids.size()); begin += kChunk) {
     const int64_t count = std::min(kChunk, int64_t(ids.size()) - begin);
     const auto part = std::span(ids).subspan(size_t(begin), size_t(count));
     const MatrixView<float> rows = states.view().middle_rows(begin, count);
-    quantized ? embed(part, rows) : checkpoint_.embed(part, rows);
+    quantized ? embed(part, rows) : model_.embed(part, rows);
   }
   return states;
 }
@@ -76,7 +81,7 @@ std::array<SiteStats, kSites> QuantizedModel::statistics(int64_t layer, const Ca
 }
 
 BlockWeights QuantizedModel::make_block(int64_t layer, std::array<SiteStats, kSites> stats) {
-  BlockWeights block = load_norms(ops_, checkpoint_, layer);
+  BlockWeights block = load_norms(ops_, model_, layer);
   for (int s = 0; s < kSites; ++s) {
     const auto kind = SiteKind(s);
     SiteWeights& site = block.sites[size_t(s)];
@@ -84,16 +89,16 @@ BlockWeights QuantizedModel::make_block(int64_t layer, std::array<SiteStats, kSi
     for (const PartPlan& part : parts) {
       step_();
       SitePart out;
-      out.linears = members(checkpoint_, layer, part.linears);
+      out.linears = members(model_, layer, part.linears);
       out.first_output = site.outputs();
       const auto pointer = [](const std::optional<FormatSpec>& f) { return f ? &*f : nullptr; };
       // A transform moves the statistics; each part begins with the site's own.
       SiteStats own = parts.size() > 1 ? stats[size_t(s)].clone() : std::move(stats[size_t(s)]);
       QuantizedWeights q = [&] {
         try {
-          return quantize_site(plan_.method, site_place(plan_, checkpoint_.config(), layer, kind),
+          return quantize_site(plan_.method, site_place(plan_, model_.config(), layer, kind),
                                pointer(part.formats.weights), pointer(part.formats.activations),
-                               checkpoint_.load(layer, part.linears), &own);
+                               model_.load(layer, part.linears), &own);
         } catch (const DataError& e) {
           throw DataError(str(site_name(layer, kind), ": ", e.what()));
         }
@@ -153,12 +158,12 @@ void QuantizedModel::advance(CalibrationWalk& walk, BlockWeights& block) {
 }
 
 Matrix QuantizedModel::run(std::span<const int32_t> ids, int64_t length, const Calibration& calibration) {
-  const ModelConfig& config = checkpoint_.config();
+  const ModelConfig& config = model_.config();
   if (plan_.embedding) {
     std::vector<int32_t> all(size_t(config.vocab_size));
     std::iota(all.begin(), all.end(), 0);
     table_ = std::make_shared<const QuantizedMatrix>(
-        quantize(*plan_.embedding, embed_tokens(checkpoint_, all), plan_.method.weight_scales));
+        quantize(*plan_.embedding, embed_tokens(model_, all), plan_.method.weight_scales));
     digest_.update("embed_tokens").update(table_->digest());
   }
   Forward forward(ops_, config, default_chunk(length), length);
@@ -169,7 +174,7 @@ Matrix QuantizedModel::run(std::span<const int32_t> ids, int64_t length, const C
   const bool watched = needs.any() && plan_.method.hessian_inputs == HessianInputs::quantized;
   if (plan_.static_activations || watched) {
     FP4LAB_CHECK(calibration.windows);
-    walk.emplace(ops_, checkpoint_, plan_, calibration.windows->length, embed_spilled(calibration, true),
+    walk.emplace(ops_, model_, plan_, calibration.windows->length, embed_spilled(calibration, true),
                  needs.cross ? embed_spilled(calibration, false) : SpilledMatrix{}, step_);
   }
   for (int64_t layer = 0; layer < config.layers; ++layer) {
@@ -199,7 +204,7 @@ Matrix QuantizedModel::run(std::span<const int32_t> ids, int64_t length, const C
 
 void QuantizedModel::for_head_inputs(MatrixView<const float> hidden, int64_t length,
                                      const std::function<void(MatrixView<const float>)>& see) {
-  const std::vector<float> norm = checkpoint_.load_final_norm();
+  const std::vector<float> norm = model_.load_final_norm();
   const auto width = int64_t(norm.size()), chunk = std::min(default_chunk(length) * length, hidden.rows);
   const Array weight = ops_.allocate(1, width), h = ops_.allocate(chunk, width);
   ops_.upload({norm.data(), 1, width, width}, weight.view());
@@ -207,7 +212,7 @@ void QuantizedModel::for_head_inputs(MatrixView<const float> hidden, int64_t len
     const MatrixView<const float> rows = hidden.middle_rows(begin, std::min(chunk, hidden.rows - begin));
     const MatrixView<float> x = h.shaped(rows.rows, width);
     ops_.upload(rows, x);
-    ops_.rms_norm(x, weight.flat(), float(checkpoint_.config().rms_norm_eps), x);
+    ops_.rms_norm(x, weight.flat(), float(model_.config().rms_norm_eps), x);
     see(x);
   }
 }
@@ -215,13 +220,13 @@ void QuantizedModel::for_head_inputs(MatrixView<const float> hidden, int64_t len
 void QuantizedModel::make_head() {
   if (!plan_.head.weights) return;
   head_ = std::make_shared<const QuantizedMatrix>(
-      quantize(*plan_.head.weights, checkpoint_.load_head(0, checkpoint_.config().vocab_size),
+      quantize(*plan_.head.weights, model_.load_head(0, model_.config().vocab_size),
                plan_.method.weight_scales));
   digest_.update("lm_head").update(head_->digest());
 }
 
 Head QuantizedModel::head() {
-  Head head = full_precision_head(ops_, checkpoint_);
+  Head head = rotated_ ? full_precision_head(ops_, checkpoint_, model_) : full_precision_head(ops_, checkpoint_);
   if (head_)
     head.quantized = [this](int64_t begin, int64_t count) {
       Matrix rows(count, head_->cols());

@@ -13,7 +13,7 @@
 namespace fp4lab {
 
 /// Rows of the embedding for every token of the windows, (tokens, hidden_size).
-Matrix embed_tokens(const Checkpoint& checkpoint, std::span<const int32_t> ids);
+Matrix embed_tokens(const ModelWeights& model, std::span<const int32_t> ids);
 
 /// Hidden states after the last block of the model in full precision.
 Matrix full_precision_hidden(Ops& ops, const Checkpoint& checkpoint, std::span<const int32_t> ids,
@@ -71,6 +71,8 @@ class QuantizedModel {
 
   Ops& ops_;
   const Checkpoint& checkpoint_;
+  std::unique_ptr<const ModelWeights> rotated_;
+  const ModelWeights& model_;  // what is quantized: the checkpoint, or its rotation
   const ModelPlan& plan_;
   std::function<void()> step_;
   Sha256 digest_;

@@ -1,8 +1,5 @@
 #include "methods/rounding/hessian_factor.h"
 
-// One thread, and blocks that do not follow the machine's caches: the same bits everywhere that runs this
-// binary.
-#define EIGEN_DONT_PARALLELIZE
 #include <Eigen/Cholesky>
 #include <algorithm>
 #include <cmath>
@@ -16,6 +13,7 @@ namespace {
 
 using EigenMatrix = Eigen::Matrix<double, Eigen::Dynamic, Eigen::Dynamic>;
 
+/// Eigen's blocks follow the caches it finds; fixed, the bits are the same on every machine.
 void fix_block_sizes() {
   static const bool once = [] {
     Eigen::setCpuCacheSizes(32 << 10, 512 << 10, 4 << 20);

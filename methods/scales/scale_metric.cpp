@@ -1,6 +1,5 @@
 #include "methods/scales/scale_metric.h"
 
-#define EIGEN_DONT_PARALLELIZE
 #include <Eigen/Cholesky>
 #include <algorithm>
 #include <cmath>

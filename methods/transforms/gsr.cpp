@@ -36,8 +36,8 @@ void fit_gsr(const TransformSpec& spec, const TransformInput& input, LinearMap& 
   PermutationFactor order;
   for (int64_t c = 0; c < input.fit.channels; ++c)
     order.from.push_back(int32_t(c / k * k + natural_index(c % k, k)));
-  map.factors.push_back(HadamardFactor{k, {}});
-  map.factors.push_back(std::move(order));
+  map.factors.emplace_back(HadamardFactor{k, {}});
+  map.factors.emplace_back(std::move(order));
 }
 
 }  // namespace fp4lab
