@@ -14,8 +14,8 @@ inline constexpr int64_t kColumnLanes = 16;
 /// A panel of m columns that is rounded in order.
 struct RoundPanel {
   int64_t n = 0, m = 0, stride = 0;
-  const float* target = nullptr;      // (m): t
-  const float* correction = nullptr;  // (m): c, from the columns before the panel
+  const float* target = nullptr;        // (m): t
+  const float* correction = nullptr;    // (m): c, from the columns before the panel
   const float* coefficients = nullptr;  // (m, m), row k: what column k takes over of the errors of i < k
   int64_t coefficient_stride = 0;
   const float* const* scale = nullptr;   // m pointers to n effective scales

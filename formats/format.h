@@ -66,16 +66,21 @@ std::string shape_problem(const FormatSpec& f, int64_t cols);
 /// How an offline search overrides the format's own rule, for weights only.
 struct WeightScales {
   enum Kind : uint8_t {
-    rule,       // the format's own
-    replace,     // `replacement` instead: sweep, four_over_six, search, grid
-    alternate,   // the paper's: best s_G per group, closed-form s_T, in turn
-    mse_shrink,  // FP-Quant's observer: unrounded scale x (1 - 0.008 i), i < 100, error norm 2.4, then rounded
-    local_hessian,  // every code (ue8m0: search(4)) by d^T H_k d, H_k the group's diagonal block of the Hessian
+    rule,           // the format's own
+    replace,        // `replacement` instead: sweep, four_over_six, search, grid
+    alternate,      // the paper's: best s_G per group, closed-form s_T, in turn
+    mse_shrink,     // FP-Quant's observer: unrounded scale x (1 - 0.008 i), i < 100, error norm 2.4, then
+                    // rounded
+    local_hessian,  // every code (ue8m0: search(4)) by d^T H_k d, H_k the group's diagonal block of the
+                    // Hessian
     paper,  // as MR-GPTQ has them: alternate under 8-bit scales and s_T, the rule of power-of-two scales,
             // mse_shrink for the others
     nearby  // the codes near absmax: sweep(-8, 7), search(4), or a grid for wide scales
   };
-  enum Metric : uint8_t { mse, hessian_diagonal };  // what the candidates of replace and nearby are compared by
+  enum Metric : uint8_t {
+    mse,
+    hessian_diagonal
+  };  // what the candidates of replace and nearby are compared by
   Kind kind = rule;
   ScaleRule replacement{};
   Metric metric = mse;

@@ -223,7 +223,7 @@ void GroupCoder::choose_rounded(const float* x, int64_t row, int64_t groups, uin
   } else {
     kernels_.minifloat_scales(type.mini, divisor, s_t, least_code(), s.amax.data(), groups, bytes, effective);
   }
-  if (candidates_per_group() > 1) pick_best(x, row, groups, bytes, effective, s);
+  if (format_.rule.kind != ScaleRule::absmax) pick_best(x, row, groups, bytes, effective, s);
 }
 
 void GroupCoder::choose_asym(const float* x, int64_t groups, uint8_t* bytes, uint8_t* zero, float* effective,

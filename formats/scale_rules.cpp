@@ -25,8 +25,8 @@ constexpr ScaleRuleEntry kRules[] = {
     {ScaleRule::fitted, "fitted", "2^(a q + b) with a, b fitted to the tensor's range of scales", true, true},
     {ScaleRule::quest, "quest", "2^floor(log2(2.9225/6 std + 1e-8)); for rotated data", true, true},
     {ScaleRule::search, "search", "the best of k powers of two by MSE: f = floor, 2f, f/2, ...", true, false},
-    {ScaleRule::grid, "grid", "the best by MSE of `steps` scales from `lowest` to 1 times absmax, each rounded",
-     false, false},
+    {ScaleRule::grid, "grid",
+     "the best by MSE of `steps` scales from `lowest` to 1 times absmax, each rounded", false, false},
 };
 
 /// Splits x > 0 into exponent and stored mantissa bits: x = 2^e (1 + bits/2^23), x normal.

@@ -20,8 +20,8 @@ enum class HessianInputs : uint8_t {
 };
 
 struct MethodSpec {
-  RotationSpec rotation{};      // of the model's residual stream
-  SiteTransforms transform{};   // of each site; all empty: the weights as they are
+  RotationSpec rotation{};     // of the model's residual stream
+  SiteTransforms transform{};  // of each site; all empty: the weights as they are
   WeightScales weight_scales{};
   Rounding rounding{};
   HessianInputs hessian_inputs = HessianInputs::quantized;

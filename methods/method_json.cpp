@@ -42,9 +42,10 @@ MethodSpec read_object(Params& p) {
   const Json& transform = p.raw(
       "transform", {"change of coordinates before quantizing: a name, an object with \"type\" (fp4lab list "
                     "transforms), a list, or an object by site (qkv, o, gate_up, down); default the base's"});
-  const Json& scales = p.raw(
-      "weight_scales", {"how the weights' scales are chosen: rule (the format's own) or a search (fp4lab list "
-                        "scales); default the base's"});
+  const Json& scales =
+      p.raw("weight_scales",
+            {"how the weights' scales are chosen: rule (the format's own) or a search (fp4lab list "
+             "scales); default the base's"});
   p.text("label", "", {"the name its rows carry"});
   spec.rounding = read_rounding(p, spec.rounding);
   const std::string inputs =
@@ -62,8 +63,7 @@ MethodSpec read_object(Params& p) {
            str(entry_of(spec.rounding.kind).name,
                " compares the quantized model's inputs with the original's: hessian_inputs quantized"));
   if (!looks_at_inputs(spec)) {
-    if (p.has("hessian_inputs"))
-      p.fail("hessian_inputs", "nothing in this method looks at a site's inputs");
+    if (p.has("hessian_inputs")) p.fail("hessian_inputs", "nothing in this method looks at a site's inputs");
     spec.hessian_inputs = HessianInputs::quantized;
   }
   return spec;

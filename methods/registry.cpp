@@ -58,10 +58,14 @@ std::vector<MethodEntry> make_methods() {
        {.rounding = {.kind = Rounding::qronos}}},
       {"gptq-wush",
        "gptq with scales chosen in the loop, after the WUSH block transforms",
-       {.transform = everywhere(transform(TransformSpec::wush)), .weight_scales = kNearby, .rounding = kInLoop}},
+       {.transform = everywhere(transform(TransformSpec::wush)),
+        .weight_scales = kNearby,
+        .rounding = kInLoop}},
       {"osfp4",
        "gptq with scales chosen in the loop, after the OSFP4 per-channel scale",
-       {.transform = everywhere(transform(TransformSpec::osfp4)), .weight_scales = kNearby, .rounding = kInLoop}},
+       {.transform = everywhere(transform(TransformSpec::osfp4)),
+        .weight_scales = kNearby,
+        .rounding = kInLoop}},
   };
 }
 

@@ -2,6 +2,7 @@
 
 #include <cmath>
 
+#include "kernels/cpu/gemm.h"
 #include "kernels/cpu/linear_map.h"
 #include "methods/rounding/gptq.h"
 #include "methods/scales/scale_metric.h"
@@ -39,6 +40,21 @@ QuantizedMatrix round_to_nearest(const FormatSpec& format, const WeightScales& s
   return q;
 }
 
+/// tr((W - Q) H (W - Q)^T).
+double quadratic_loss(const Matrix& W, const QuantizedMatrix& q, const MatrixD& H) {
+  Matrix D(W.rows(), W.cols()), DH(W.rows(), W.cols()), whole(H.rows(), H.cols());
+  double trace = 0, sum = 0;
+  for (int64_t i = 0; i < H.rows(); ++i) trace += H(i, i);
+  const double unit = trace > 0 ? trace / double(H.rows()) : 1;
+  for (int64_t i = 0; i < H.rows(); ++i)
+    for (int64_t j = i; j < H.rows(); ++j) whole(i, j) = whole(j, i) = float(H(i, j) / unit);
+  dequantize(q, D);
+  for (int64_t i = 0; i < W.size(); ++i) D.data()[i] -= W.data()[i];
+  gemm(D, whole, DH);
+  for (int64_t i = 0; i < D.size(); ++i) sum += double(D.data()[i]) * double(DH.data()[i]);
+  return sum * unit;
+}
+
 QuantizedMatrix quantize_weights(const MethodSpec& method, const FormatSpec& format, const Matrix& W,
                                  const SiteStats* stats, SiteReport& report) {
   const WeightScales search = weight_scales_for(method.weight_scales, format);
@@ -47,7 +63,11 @@ QuantizedMatrix quantize_weights(const MethodSpec& method, const FormatSpec& for
   report.damping = factor.damping, report.condition = factor.condition;
   report.dead_channels = factor.dead_channels;
   report.fell_back = !factor.ok;
-  if (!factor.ok) return round_to_nearest(format, search, W, stats);
+  if (!factor.ok) {
+    QuantizedMatrix q = round_to_nearest(format, search, W, stats);
+    report.loss = quadratic_loss(W, q, stats->H) / double(stats->tokens);
+    return q;
+  }
   GptqResult result = gptq(format, search, method.rounding, W, stats->H, stats->D, factor);
   report.loss = result.loss / double(stats->tokens);
   return std::move(result.q);
@@ -63,8 +83,8 @@ std::string site_problem(const MethodSpec& method, const SitePlace& place, const
   if (weights) {
     if (std::string problem = weight_scales_problem(method.weight_scales, *weights); !problem.empty())
       return problem;
-    if (std::string problem = rounding_problem(
-            method.rounding, weight_scales_for(method.weight_scales, *weights), *weights);
+    if (std::string problem =
+            rounding_problem(method.rounding, weight_scales_for(method.weight_scales, *weights), *weights);
         !problem.empty())
       return problem;
   }

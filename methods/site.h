@@ -11,11 +11,11 @@ namespace fp4lab {
 
 /// What happened on the way, for the results; all 0 for rtn.
 struct SiteReport {
-  double damping = 0;            // fraction of mean(diag H) that was used in the end
-  double condition = 0;          // estimate for the damped H, 1-norm
-  bool fell_back = false;        // H was not positive definite after every rise of the damping: RTN
-  int64_t dead_channels = 0;     // inputs that were always 0
-  double loss = 0;  // tr((T - Q) H (T - Q)^T) per token, undamped H, T the loop's targets (GPTQ: W)
+  double damping = 0;         // fraction of mean(diag H) that was used in the end
+  double condition = 0;       // estimate for the damped H, 1-norm
+  bool fell_back = false;     // H was not positive definite after every rise of the damping: RTN
+  int64_t dead_channels = 0;  // inputs that were always 0
+  double loss = 0;            // tr((T - Q) H (T - Q)^T) per token, undamped H, T the loop's targets (GPTQ: W)
 };
 
 /// Weights in the coordinates of `map`: the layer is Y = Q(X T^-T) W^T with what this holds.
@@ -30,8 +30,8 @@ struct QuantizedWeights {
 /// Where a site is, and what draws its random numbers.
 struct SitePlace {
   SiteKind kind = SiteKind::qkv;
-  int64_t head_dim = 0;            // of the model
-  uint64_t seed = 1, index = 0;    // index: layer * kSites + site
+  int64_t head_dim = 0;          // of the model
+  uint64_t seed = 1, index = 0;  // index: layer * kSites + site
 };
 
 /// `weights` null: the weights stay in full precision; `activations` null: its inputs do. Both null: W as it

@@ -10,15 +10,13 @@ namespace fp4lab {
 /// The inputs X (tokens, K) of one site.
 struct SiteStats {
   int64_t tokens = 0;
-  MatrixD H;                     // X^T X (K, K), upper triangle, the rest 0; empty unless asked for
-  MatrixD D;                     // (X_fp - X)^T X (K, K), X_fp of the full-precision model; empty unless asked for
-  std::vector<float> amax;       // per channel (K)
+  MatrixD H;                // X^T X (K, K), upper triangle, the rest 0; empty unless asked for
+  MatrixD D;                // (X_fp - X)^T X (K, K), X_fp of the full-precision model; empty unless asked for
+  std::vector<float> amax;  // per channel (K)
   std::vector<double> mean_abs;  // per channel (K)
   Matrix sample;                 // (rows, K), rows of X in their order; empty unless asked for
 
-  SiteStats clone() const {
-    return {tokens, H.clone(), D.clone(), amax, mean_abs, sample.clone()};
-  }
+  SiteStats clone() const { return {tokens, H.clone(), D.clone(), amax, mean_abs, sample.clone()}; }
 };
 
 /// What of it something looks at.

@@ -58,10 +58,10 @@ void collect_statistics(Ops& ops, const Checkpoint& checkpoint, std::span<const 
     for (int s = 0; s < kSites; ++s)
       if (request.wanted(layer, SiteKind(s))) last = layer;
   std::vector<int64_t> rows;
-  if (request.sample)
-    rows = sample_rows(request.seed, int64_t(ids.size()), request.rows);
+  if (request.sample) rows = sample_rows(request.seed, int64_t(ids.size()), request.rows);
   Forward forward(ops, checkpoint.config(), default_chunk(length), length);
-  Matrix hidden(int64_t(ids.size()), checkpoint.config().hidden_size);
+  SpilledMatrix states = make_spilled(int64_t(ids.size()), checkpoint.config().hidden_size, request.spill);
+  const MatrixView<float> hidden = states.view();
   checkpoint.embed(ids, hidden);
   for (int64_t layer = 0; layer <= last; ++layer) {
     step();

@@ -4,6 +4,7 @@
 #include <functional>
 #include <vector>
 
+#include "core/io/spill.h"
 #include "core/model/checkpoint.h"
 #include "kernels/ops.h"
 #include "methods/site_stats.h"
@@ -26,7 +27,8 @@ class StatsGatherer {
   std::vector<double> sums_;
 };
 
-/// Rows of a sample of `rows` of `tokens` tokens, by (seed, "activation rows"); 0, or more than there are: all.
+/// Rows of a sample of `rows` of `tokens` tokens, by (seed, "activation rows"); 0, or more than there are:
+/// all.
 std::vector<int64_t> sample_rows(uint64_t seed, int64_t tokens, int64_t rows);
 
 struct StatsRequest {
@@ -35,11 +37,13 @@ struct StatsRequest {
   bool sample = false;
   int64_t rows = 0;  // of the sample, chosen by (seed, "activation rows"); 0, or more than there are: all
   uint64_t seed = 0;
+  SpillPolicy spill{};  // of the hidden states
 };
 
 /// Runs the full-precision model over the windows, block by block, and hands over each wanted site when its
 /// block is done; stops after the last wanted block. Every site's sample has the same rows. Memory: the
-/// hidden states of all windows, one block of weights, and the statistics of one block's wanted sites.
+/// hidden states of all windows (in a file above the policy's limit), one block of weights, and the
+/// statistics of one block's wanted sites.
 void collect_statistics(Ops& ops, const Checkpoint& checkpoint, std::span<const int32_t> ids, int64_t length,
                         const StatsRequest& request, const std::function<void()>& step,
                         const std::function<void(int64_t layer, SiteKind site, SiteStats&& stats)>& done);

@@ -6,7 +6,7 @@
 #include "experiments/cli/cli.h"
 #include "experiments/cli/options.h"
 #include "experiments/provenance.h"
-#include "kernels/bench/harness.h"
+#include "methods/bench/gptq_bench.h"
 
 namespace fp4lab {
 
@@ -28,7 +28,9 @@ int command_bench(const std::vector<std::string>& arguments) {
     throw ConfigError("bench: --rounds from 1, --threads from 0");
   if (threads > 0) omp_set_num_threads(threads);
   std::vector<std::string> known;
-  for (const Benchmark& b : benchmarks()) {
+  std::vector<Benchmark> all = benchmarks();
+  all.insert(all.end(), method_benchmarks().begin(), method_benchmarks().end());
+  for (const Benchmark& b : all) {
     known.emplace_back(b.name);
     if (wanted.empty()) std::printf("  %-10s %s\n", known.back().c_str(), std::string(b.description).c_str());
     if (b.name != wanted) continue;

@@ -73,7 +73,8 @@ std::array<SiteStats, kSites> CalibrationWalk::watch(int64_t layer) {
     if (!sites[size_t(kind)]) return;
     const Array& full = beside[size_t(kind)];
     sites[size_t(kind)]->add(
-        ops_, X, full.rows() ? MatrixView<const float>(full.shaped(X.rows, X.cols)) : MatrixView<const float>{});
+        ops_, X,
+        full.rows() ? MatrixView<const float>(full.shaped(X.rows, X.cols)) : MatrixView<const float>{});
   };
   const auto keep = [&](SiteKind kind, MatrixView<const float> X) {
     if (const Array& full = beside[size_t(kind)]; full.rows()) ops_.copy(X, full.shaped(X.rows, X.cols));

@@ -105,8 +105,9 @@ std::pair<std::string_view, std::string> linear_problem(const Params& p, const M
     if (std::string problem = activation_rule_problem(*f.activations); !problem.empty())
       return {activations, problem};
   }
-  std::string problem = site_problem(plan.method, {site_of(l), config.head_dim}, f.weights ? &*f.weights : nullptr,
-                                     f.activations ? &*f.activations : nullptr, inputs);
+  std::string problem =
+      site_problem(plan.method, {site_of(l), config.head_dim}, f.weights ? &*f.weights : nullptr,
+                   f.activations ? &*f.activations : nullptr, inputs);
   if (!problem.empty()) return {"method", problem};
   return {};
 }

@@ -87,11 +87,13 @@ class LayerTask : public CellTask {
     if (plan_.method.rotation.kind != RotationSpec::none)
       p.fail("method", "it rotates the whole model; a layer alone has no residual stream: task model");
     if (needs_of(plan_).cross)
-      p.fail("method", "it compares a quantized model's inputs with the original's; a layer alone has only "
-                       "these: task model");
+      p.fail("method",
+             "it compares a quantized model's inputs with the original's; a layer alone has only "
+             "these: task model");
     plan_.method.hessian_inputs = HessianInputs::full_precision;
     read_sites(p, patterns);
-    ChosenWindows windows = read_calibration(calibration, p.place("calibration"), where, *context.models, config);
+    ChosenWindows windows =
+        read_calibration(calibration, p.place("calibration"), where, *context.models, config);
 
     Json names = Json::array();
     for (const auto& [layer, kind] : sites_) names.push_back(site_name(layer, kind));
@@ -100,7 +102,8 @@ class LayerTask : public CellTask {
     p.set_resolved("model", resolved_model);
     p.set_resolved("method", method_json(plan_.method));
     p.set_resolved("calibration", Json::parse(windows.resolved));
-    statistics_.emplace(context.cache_dir, model_, std::move(windows), true, true, kMethodSample, seed);
+    statistics_.emplace(context.cache_dir, model_, std::move(windows), true, true, kMethodSample, seed,
+                        context.spill);
   }
 
   Record run() override;
@@ -133,7 +136,8 @@ class LayerTask : public CellTask {
       }
     for (size_t i = 0; i < patterns.size(); ++i)
       if (!matched[i])
-        p.fail("sites", str("no site of the model matches \"", patterns[i], "\"; they are layers.0.qkv, "
+        p.fail("sites", str("no site of the model matches \"", patterns[i],
+                            "\"; they are layers.0.qkv, "
                             "layers.0.o, layers.0.gate_up, layers.0.down, ..."));
   }
 
@@ -225,7 +229,8 @@ Record LayerTask::run() {
   add_site_reports(record, reports);
   const auto count = int64_t(names.size());
   record.arrays.push_back({"linears/output_mse_rel", std::move(by_output), {count}, "(linears)", output});
-  record.arrays.push_back({"linears/weight_output_mse_rel", std::move(by_weight), {count}, "(linears)", weight});
+  record.arrays.push_back(
+      {"linears/weight_output_mse_rel", std::move(by_weight), {count}, "(linears)", weight});
   record.text_arrays.push_back({"linears/name", std::move(names), "(linears)"});
   record.texts.push_back({"digest", digest.hex()});
   return record;

@@ -13,7 +13,8 @@ void add_site_reports(Record& record, const std::vector<PartReport>& reports) {
   std::vector<std::string> names;
   std::vector<double> damping, condition, fell_back, dead_channels, losses;
   for (const auto& [name, r] : reports) {
-    worst.damping = std::max(worst.damping, r.damping), worst.condition = std::max(worst.condition, r.condition);
+    worst.damping = std::max(worst.damping, r.damping),
+    worst.condition = std::max(worst.condition, r.condition);
     fallbacks += r.fell_back, dead += double(r.dead_channels), loss += r.loss;
     names.push_back(name);
     damping.push_back(r.damping), condition.push_back(r.condition), fell_back.push_back(r.fell_back);

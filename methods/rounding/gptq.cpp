@@ -52,9 +52,6 @@ class Loop {
       turn_scales();
       return;
     }
-    for (int64_t r = 0; r < N_; ++r)
-      for (int64_t c = 0; c < K_; ++c)
-        if (!std::isfinite(live_(r, c))) report_nonfinite(live_, r);
     scales_ = {N_, K_, Bytes(size_t(N_ * groups_ * format.scale.bytes)),
                Bytes(format.has_zero_points() ? size_t(N_ * groups_) : 0), coder_.factors()};
     metric_ = rounding.scales == Rounding::in_loop ? ScaleMetric::in_loop(factor, g_)
@@ -78,8 +75,9 @@ class Loop {
       };
       if (begin > 0) {
         gemm({errors_.data(), N_, begin, K_}, rows_of(factor_.coefficients), C);
-        if (values_.size()) gemm({values_.data(), N_, begin, K_}, rows_of(asymmetric_),
-                                 {targets_.data() + begin, N_, m, K_}, true);
+        if (values_.size())
+          gemm({values_.data(), N_, begin, K_}, rows_of(asymmetric_), {targets_.data() + begin, N_, m, K_},
+               true);
       }
       run_panel(begin, m, begin > 0 ? C : MatrixView<float>{});
     }
@@ -87,10 +85,15 @@ class Loop {
   }
 
  private:
+  /// Looks for NaN and Inf in all of W: dead channels hide theirs, and scales chosen on the way meet the
+  /// others too late to name them.
   static Matrix without_dead(MatrixView<const float> W, const HessianFactor& factor) {
     Matrix live(W.rows, W.cols);
     for (int64_t r = 0; r < W.rows; ++r)
-      for (int64_t c = 0; c < W.cols; ++c) live(r, c) = factor.dead[size_t(c)] ? 0.0f : W(r, c);
+      for (int64_t c = 0; c < W.cols; ++c) {
+        if (!std::isfinite(W(r, c))) report_nonfinite(W, r);
+        live(r, c) = factor.dead[size_t(c)] ? 0.0f : W(r, c);
+      }
     return live;
   }
   bool choosing() const { return rounding_.scales != Rounding::up_front; }
@@ -136,7 +139,8 @@ class Loop {
     std::vector<uint32_t> chosen;
     std::vector<const float*> scale;
     std::vector<const uint8_t*> zeros;
-    std::vector<float> group;  // (kPanelRows, g): a group's compensated values by row
+    std::vector<float> group;           // (g): a group's compensated values in one row
+    std::vector<float> moved, negated;  // (g, kPanelRows): a and -a of `compensate`
     GroupScratch scratch;
     GroupSearch search;
     Work(const Loop& loop, int64_t m)
@@ -150,7 +154,9 @@ class Loop {
           chosen(size_t(kPanelRows)),
           scale(size_t(m)),
           zeros(size_t(m)),
-          group(loop.choosing() ? size_t(loop.g_ * kPanelRows) : 0),
+          group(loop.choosing() ? size_t(loop.g_) : 0),
+          moved(loop.choosing() ? size_t(loop.g_ * kPanelRows) : 0),
+          negated(moved.size()),
           scratch(1, loop.coder_.candidates_per_group()),
           search(loop.coder_, loop.metric_) {}
   };
@@ -181,10 +187,15 @@ class Loop {
           for (int64_t r = 0; r < rows; ++r) {
             const size_t at = size_t(k * kPanelRows + r);
             codes_.data()[(row + r) * K_ + factor_.order[size_t(begin + k)]] = work.codes[at];
-            // v - q, and t - q for the damping that the loop's loss has and H has not.
-            const double t = double(work.error[at]), d = double(work.value[at]) - double(work.target[at]) + t;
-            losses_[size_t(row + r)] += double(factor_.weight[size_t(begin + k)]) * factor_.weight_unit * d * d -
-                                        factor_.added * t * t;
+            // v - q, and t - q for the damping that the loop's loss has and H has not. Qronos rounds its
+            // first column from elsewhere than its target: there is nothing before it, so that t - q is what
+            // counts.
+            const bool first = begin + k == 0;
+            const double t = double(work.error[at]),
+                         d = first ? t : double(work.value[at]) - double(work.target[at]) + t;
+            losses_[size_t(row + r)] +=
+                double(factor_.weight[size_t(begin + k)]) * factor_.weight_unit * d * d -
+                factor_.added * t * t;
           }
       }
     }
@@ -206,7 +217,8 @@ class Loop {
         kernels.accumulate(w.value.data(), k, &asymmetric_(begin + k, begin), K_, n, count, kPanelRows,
                            &w.target[size_t(at)]);
       }
-      kernels.accumulate(w.error.data(), k, coefficients, K_, n, count, kPanelRows, &w.correction[size_t(at)]);
+      kernels.accumulate(w.error.data(), k, coefficients, K_, n, count, kPanelRows,
+                         &w.correction[size_t(at)]);
       if (choosing()) finite = choose(begin + k, k, row, rows, w) && finite;
       const int64_t step = values_.size() ? 1 : count;
       for (int64_t j = k; j < k + count; j += step) {
@@ -238,17 +250,36 @@ class Loop {
     column_kernels().round(format_.element, p);
   }
 
+  /// value = the group's columns as the errors of all columns before the group leave them, A_k = t_k + a_k.
+  /// The sums so far hold only what reaches a column straight from those; what comes by way of the group's
+  /// own earlier columns, had they no error of their own, follows: a_k += sum over the group's i < k of (t_i
+  /// - A_i) R_ik / R_kk = -a_i R_ik / R_kk.
+  void compensate(int64_t column, int64_t k, int64_t n, Work& w) {
+    for (int64_t j = 0; j < g_; ++j) {
+      const size_t at = size_t((k + j) * kPanelRows), own = size_t(j * kPanelRows);
+      std::copy_n(&w.correction[at], kPanelRows, &w.moved[own]);
+      column_kernels().accumulate(w.negated.data(), j, &factor_.coefficients(column + j, column), K_, n, 1,
+                                  kPanelRows, &w.moved[own]);
+      for (size_t r = 0; r < size_t(kPanelRows); ++r) {
+        w.negated[own + r] = -w.moved[own + r];
+        w.value[at + r] = w.target[at + r] + w.moved[own + r];
+      }
+    }
+  }
+
   /// Chooses the scales of the group that begins at column `column`, panel column k.
   bool choose(int64_t column, int64_t k, int64_t row, int64_t rows, Work& w) {
     const int64_t group = column / g_;
     const size_t at = size_t(k * kPanelRows);
-    // What the group's columns are without the errors of their own group.
-    for (size_t i = at; i < at + size_t(g_ * kPanelRows); ++i) w.value[i] = w.target[i] + w.correction[i];
+    compensate(column, k, padded_rows(rows), w);
     float* effective = panels_.at(group, row);
     const int64_t bytes = format_.scale.bytes;
-    const auto stored = [&](int64_t r) { return &scales_.bytes[size_t(((row + r) * groups_ + group) * bytes)]; };
+    const auto stored = [&](int64_t r) {
+      return &scales_.bytes[size_t(((row + r) * groups_ + group) * bytes)];
+    };
     if (by_metric_) {
-      if (!w.search.choose(group, row, rows, &w.value[at], kPanelRows, w.chosen.data(), effective)) return false;
+      if (!w.search.choose(group, row, rows, &w.value[at], kPanelRows, w.chosen.data(), effective))
+        return false;
       for (int64_t r = 0; r < rows; ++r) std::memcpy(stored(r), &w.chosen[size_t(r)], size_t(bytes));
       return true;
     }

@@ -11,6 +11,10 @@ namespace fp4lab {
 
 namespace {
 
+// Of the damped H: double keeps 16 digits, and a factor of fewer than 4 right ones is noise.
+constexpr double kLeastReciprocalCondition = 1e-12;
+constexpr double kFirstRise = 1e-3;  // of a damping of 0, which tenfold is still 0
+
 using EigenMatrix = Eigen::Matrix<double, Eigen::Dynamic, Eigen::Dynamic>;
 
 /// Eigen's blocks follow the caches it finds; fixed, the bits are the same on every machine.
@@ -39,9 +43,18 @@ EigenMatrix flipped(const MatrixD& H, const HessianFactor& f, double unit) {
   return A;
 }
 
+/// DataError for the first NaN or Inf of row `row` of `what` from column `begin` on.
+void require_finite_row(const char* what, const MatrixD& M, int64_t row, int64_t begin) {
+  for (int64_t c = begin; c < M.cols(); ++c)
+    if (!std::isfinite(M(row, c)))
+      throw DataError(str(what, " of the inputs is ", std::isnan(M(row, c)) ? "NaN" : "infinite", " at row ",
+                          row, ", column ", c));
+}
+
 /// D in loop order as a row-major matrix, dead channels 0.
 MatrixD ordered(const MatrixD& D, const HessianFactor& f) {
   const auto K = int64_t(f.order.size());
+  for (int64_t i = 0; i < K; ++i) require_finite_row("the cross moment D", D, i, 0);
   MatrixD out(K, K);
   for (int64_t i = 0; i < K; ++i)
     for (int64_t j = 0; j < K; ++j) {
@@ -56,6 +69,10 @@ Eigen::Map<const RowMajor> map_of(const MatrixD& m) { return {m.data(), m.rows()
 
 }  // namespace
 
+void require_finite(const MatrixD& H) {
+  for (int64_t i = 0; i < H.rows(); ++i) require_finite_row("the Hessian", H, i, i);
+}
+
 std::vector<int32_t> descending_diagonal(const MatrixD& H) {
   std::vector<int32_t> order(size_t(H.rows()));
   std::iota(order.begin(), order.end(), 0);
@@ -65,6 +82,7 @@ std::vector<int32_t> descending_diagonal(const MatrixD& H) {
 
 HessianFactor factor_hessian(const MatrixD& H, const Rounding& rounding) {
   fix_block_sizes();
+  require_finite(H);
   const int64_t K = H.rows();
   HessianFactor f;
   f.dead.resize(size_t(K));
@@ -87,12 +105,12 @@ HessianFactor factor_hessian(const MatrixD& H, const Rounding& rounding) {
   Eigen::LLT<EigenMatrix> llt;
   for (int rise = 0; rise < 4; ++rise) {
     EigenMatrix A = flipped(H, f, 1 / mean);
-    for (int64_t j = 0; j < K; ++j) A(j, j) = f.dead[size_t(f.order[size_t(K - 1 - j)])] ? 1 : A(j, j) + f.damping;
+    for (int64_t j = 0; j < K; ++j)
+      A(j, j) = f.dead[size_t(f.order[size_t(K - 1 - j)])] ? 1 : A(j, j) + f.damping;
     llt.compute(A);
-    // A pivot that rounding errors made up is no factor either.
-    f.ok = llt.info() == Eigen::Success && llt.matrixLLT().diagonal().minCoeff() > 1e-7;
+    f.ok = llt.info() == Eigen::Success && llt.rcond() > kLeastReciprocalCondition;
     if (f.ok) break;
-    if (rise < 3) f.damping *= 10;
+    if (rise < 3) f.damping = f.damping > 0 ? 10 * f.damping : kFirstRise;
   }
   f.added = f.damping * mean;
   f.condition = f.ok ? 1 / llt.rcond() : INFINITY;

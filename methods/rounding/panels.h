@@ -1,5 +1,5 @@
-// methods/rounding/panels.h - column panels (formats/column_kernels.h): a few rows of a matrix turned on their
-// side.
+// methods/rounding/panels.h - column panels (formats/column_kernels.h): a few rows of a matrix turned on
+// their side.
 #pragma once
 #include <algorithm>
 
@@ -12,7 +12,9 @@ namespace fp4lab {
 inline constexpr int64_t kPanelRows = 64;
 static_assert(kPanelRows % kColumnLanes == 0);
 
-constexpr int64_t padded_rows(int64_t rows) { return (rows + kColumnLanes - 1) / kColumnLanes * kColumnLanes; }
+constexpr int64_t padded_rows(int64_t rows) {
+  return (rows + kColumnLanes - 1) / kColumnLanes * kColumnLanes;
+}
 
 /// panel (cols, kPanelRows) = X[row .. row + rows, begin .. begin + cols]^T, zeros beyond the rows.
 inline void load_panel(MatrixView<const float> X, int64_t row, int64_t rows, int64_t begin, int64_t cols,

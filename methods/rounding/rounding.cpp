@@ -11,16 +11,39 @@ namespace {
 
 constexpr RoundingEntry kRoundings[] = {
     {Rounding::rtn, "rtn", "round to nearest", {}},
-    {Rounding::gptq, "gptq", "column by column; later columns make up for the errors of earlier ones",
+    {Rounding::gptq,
+     "gptq",
+     "column by column; later columns make up for the errors of earlier ones",
      {.hessian = true}},
-    {Rounding::gptaq, "gptaq", "gptq towards the outputs of the full-precision model (arXiv 2504.02692)",
+    {Rounding::gptaq,
+     "gptaq",
+     "gptq towards the outputs of the full-precision model (arXiv 2504.02692)",
      {.hessian = true, .cross = true}},
-    {Rounding::qronos, "qronos", "gptq from the weights that best repeat the full-precision outputs (arXiv "
-                                 "2505.11695)",
+    {Rounding::qronos,
+     "qronos",
+     "gptq from the weights that best repeat the full-precision outputs (arXiv "
+     "2505.11695)",
      {.hessian = true, .cross = true}},
 };
 const std::vector<std::string> kOrders = {"natural", "static_activation", "dynamic_activation"};
 const std::vector<std::string> kScales = {"up_front", "at_group_start", "in_loop"};
+
+/// The keys of the roundings that go from column to column.
+void read_loop_keys(Params& p, bool with_alpha, Rounding& r) {
+  const auto index = [](const std::vector<std::string>& list, const std::string& chosen) {
+    return size_t(std::find(list.begin(), list.end(), chosen) - list.begin());
+  };
+  r.order = Rounding::Order(index(
+      kOrders, p.choice("order", kOrders[size_t(r.order)], kOrders,
+                        {"of the columns: as stored, by descending diag(H) inside the loop alone, or moved "
+                         "there at run time too"})));
+  r.scales = Rounding::Scales(
+      index(kScales, p.choice("scales", kScales[size_t(r.scales)], kScales,
+                              {"when group scales are chosen: before the loop, from the compensated weights "
+                               "when a group's turn comes, or by the compensated loss"})));
+  r.damping = p.number("damping", r.damping, {"added to diag(H), fraction of its mean", 0, 1e6});
+  if (with_alpha) r.alpha = p.number("alpha", r.alpha, {"gptaq: weight of the asymmetric term", 0, 1});
+}
 
 }  // namespace
 
@@ -43,27 +66,22 @@ Rounding read_rounding(Params& p, const Rounding& base) {
   const bool all = p.is_declaring();
   if (r.kind == Rounding::rtn && !all) {
     for (const char* key : {"order", "scales", "damping", "alpha"})
-      if (p.has(key)) p.fail(key, str("\"", key, "\" belongs to gptq, gptaq and qronos; the rounding is rtn"));
+      if (p.has(key))
+        p.fail(key, str("\"", key, "\" belongs to gptq, gptaq and qronos; the rounding is rtn"));
     return {};
   }
-  const auto index = [](const std::vector<std::string>& list, const std::string& chosen) {
-    return size_t(std::find(list.begin(), list.end(), chosen) - list.begin());
-  };
-  r.order = Rounding::Order(index(
-      kOrders, p.choice("order", kOrders[size_t(r.order)], kOrders,
-                        {"of the columns: as stored, by descending diag(H) inside the loop alone, or moved "
-                         "there at run time too"})));
-  r.scales = Rounding::Scales(
-      index(kScales, p.choice("scales", kScales[size_t(r.scales)], kScales,
-                              {"when group scales are chosen: before the loop, from the compensated weights "
-                               "when a group's turn comes, or by the compensated loss"})));
-  r.damping = p.number("damping", r.damping, {"added to diag(H), fraction of its mean", 0, 1e6});
-  if (r.kind == Rounding::gptaq || all)
-    r.alpha = p.number("alpha", r.alpha, {"gptaq: weight of the asymmetric term", 0, 1});
+  read_loop_keys(p, r.kind == Rounding::gptaq || all, r);
   if (r.scales != Rounding::up_front && r.order == Rounding::static_activation && !all)
     p.fail("scales", str(kScales[size_t(r.scales)],
                          " meets a group's columns together: order natural or dynamic_activation"));
   return r;
+}
+
+void declare_rounding(std::string_view name, Params& p) {
+  p.choice("rounding", {std::string(name)}, {"the rounding's name"});
+  const RoundingEntry* entry = find_named(kRoundings, name);
+  Rounding unused;
+  if (entry && entry->kind != Rounding::rtn) read_loop_keys(p, entry->kind == Rounding::gptaq, unused);
 }
 
 void write_rounding(const Rounding& r, Json& object) {

@@ -43,6 +43,8 @@ std::vector<std::string> rounding_names();
 /// Reads "rounding" and its keys (order, scales, damping, alpha) from a method's object; what is not named
 /// stays as `base` has it. ConfigError for a key that the rounding does not have.
 Rounding read_rounding(Params& p, const Rounding& base);
+/// The keys of one rounding, for `fp4lab list roundings NAME`.
+void declare_rounding(std::string_view name, Params& p);
 /// Adds the keys that matter; nothing for rtn.
 void write_rounding(const Rounding& rounding, Json& object);
 

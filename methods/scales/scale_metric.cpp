@@ -43,6 +43,7 @@ ScaleMetric ScaleMetric::offline(const WeightScales& search, const MatrixD& H, i
   ScaleMetric m;
   m.g_ = group;
   if (!search.needs_hessian()) return m;
+  require_finite(H);
   const int64_t K = H.rows();
   m.weight_.resize(size_t(K));
   if (search.kind == WeightScales::local_hessian) {

@@ -19,6 +19,7 @@ namespace fp4lab {
 class ScaleMetric {
  public:
   /// H (K, K), upper triangle, not damped; read where the search asks for it (may be empty otherwise).
+  /// DataError for NaN and Inf in it.
   static ScaleMetric offline(const WeightScales& search, const MatrixD& H, int64_t group);
   /// The factor must outlive it and be in natural order.
   static ScaleMetric in_loop(const HessianFactor& factor, int64_t group);

@@ -344,5 +344,5 @@ TEST_CASE("registry: declared keys name every key that is read", "[formats][regi
   for (const KeyInfo& k : declared_keys(declare_rule)) rule_keys.push_back(k.key);
   CHECK(keys == std::vector<std::string>{"base", "label", "element", "group_size", "scale", "rule",
                                          "tensor_scale", "scale_floor"});
-  CHECK(rule_keys == std::vector<std::string>{"type", "c", "k", "lo", "hi"});
+  CHECK(rule_keys == std::vector<std::string>{"type", "c", "k", "lo", "hi", "steps", "lowest"});
 }
