@@ -179,7 +179,7 @@ Setting parse_setting(const std::string& text) {
 }
 
 std::vector<Sweep> load_sweeps(const std::string& path, const std::vector<Setting>& settings,
-                               const std::string& hash_cache) {
+                               const std::string& hash_cache, std::optional<int64_t> spill_above) {
   std::string text;
   Json file = parse_json_file(path, &text);
   // The same text again, for the order of its axes; parse_json has already vouched for it.
@@ -212,7 +212,9 @@ std::vector<Sweep> load_sweeps(const std::string& path, const std::vector<Settin
     if (!taken) throw ConfigError("--set " + key + ": no sweep of " + path + " has this key");
   }
 
-  const std::filesystem::path cache = std::filesystem::path(hash_cache).parent_path();
+  const std::filesystem::path beside = std::filesystem::path(hash_cache).parent_path();
+  const std::string cache =
+      (beside.empty() ? std::filesystem::temp_directory_path() / "fp4lab" : beside) / "cache";
   ContentHashes hashes(hash_cache);
   SourceCache sources;
   ModelCache models;
@@ -220,8 +222,8 @@ std::vector<Sweep> load_sweeps(const std::string& path, const std::vector<Settin
                       [&](const std::string& p) { return hashes.of(p); },
                       &sources,
                       &models,
-                      (cache.empty() ? std::filesystem::temp_directory_path() / "fp4lab" : cache) / "cache",
-                      {}};
+                      cache,
+                      {spill_above.value_or(machine_memory() / 4), cache}};
   std::vector<Sweep> sweeps;
   for (size_t i = 0; i < count; ++i) {
     const Place place{path, is_list ? "/" + std::to_string(i) : "", nullptr};

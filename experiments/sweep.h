@@ -1,6 +1,7 @@
 // experiments/sweep.h - a sweep file, from text to cells: parse, then resolve. Nothing runs here.
 #pragma once
 #include <memory>
+#include <optional>
 #include <string>
 #include <utility>
 #include <vector>
@@ -41,9 +42,10 @@ Setting parse_setting(const std::string& text);
 /// Reads a sweep file (one sweep, or a list), applies the settings, multiplies the axes, and resolves every
 /// cell. In a list a setting changes the sweeps that have its key; a setting no sweep takes is an error.
 /// `hash_cache` is a file where content hashes are remembered ("" for none); what is gathered from models
-/// goes into the folder "cache" beside it.
+/// goes into the folder "cache" beside it, and so do hidden states of calibration windows above `spill_above`
+/// bytes (default: a quarter of the machine's memory).
 std::vector<Sweep> load_sweeps(const std::string& path, const std::vector<Setting>& settings,
-                               const std::string& hash_cache);
+                               const std::string& hash_cache, std::optional<int64_t> spill_above = {});
 
 /// The JSON Schema of sweep files, from the keys that the factories declare.
 std::string sweep_schema();

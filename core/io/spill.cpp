@@ -4,9 +4,13 @@
 #include <sys/mman.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cerrno>
 #include <filesystem>
+#include <fstream>
 #include <system_error>
+
+#include "core/io/files.h"
 
 namespace fp4lab {
 
@@ -60,6 +64,24 @@ SpilledMatrix::SpilledMatrix(int64_t rows, int64_t cols, int64_t limit, const st
     memory_ = Matrix(rows, cols);
   else
     mapped_ = {map_new_file(folder, bytes), Unmap{size_t(bytes)}};
+}
+
+SpilledMatrix make_spilled(int64_t rows, int64_t cols, const SpillPolicy& policy) {
+  if (rows * cols * int64_t(sizeof(float)) > policy.limit) {
+    std::error_code error;
+    std::filesystem::create_directories(policy.folder, error);
+    if (error) throw DataError(str(policy.folder, ": cannot make this folder: ", error.message()));
+    // Nobody needs these names, living processes included.
+    sweep_temporaries(policy.folder, std::string(SpilledMatrix::kPrefix), true);
+  }
+  return SpilledMatrix(rows, cols, policy.limit, policy.folder);
+}
+
+int64_t machine_memory() {
+  int64_t bytes = int64_t(::sysconf(_SC_PHYS_PAGES)) * ::sysconf(_SC_PAGESIZE);
+  std::ifstream container("/sys/fs/cgroup/memory.max");  // "max", or not there, where it has no limit
+  if (int64_t most = 0; container >> most && most > 0) bytes = std::min(bytes, most);
+  return bytes;
 }
 
 }  // namespace fp4lab

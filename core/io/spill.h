@@ -45,4 +45,10 @@ class SpilledMatrix {
   int64_t rows_ = 0, cols_ = 0;
 };
 
+/// The same by a policy. Its folder is made when a file is needed, and rid of what dead processes left there.
+SpilledMatrix make_spilled(int64_t rows, int64_t cols, const SpillPolicy& policy);
+
+/// Bytes of memory of this machine, or of the container where that is allowed less.
+int64_t machine_memory();
+
 }  // namespace fp4lab

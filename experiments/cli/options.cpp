@@ -1,6 +1,8 @@
 #include "experiments/cli/options.h"
 
+#include <charconv>
 #include <iostream>
+#include <optional>
 
 #include "core/text.h"
 
@@ -53,8 +55,34 @@ std::vector<Sweep> sweeps_from(const po::variables_map& values) {
   if (values.count("set"))
     for (const std::string& s : values["set"].as<std::vector<std::string>>())
       settings.push_back(parse_setting(s));
+  std::optional<int64_t> spill_above;
+  if (values.count("spill-above")) spill_above = parse_size(values["spill-above"].as<std::string>());
   return load_sweeps(values["file"].as<std::string>(), settings,
-                     values["results"].as<std::string>() + "/.hashes.json");
+                     values["results"].as<std::string>() + "/.hashes.json", spill_above);
+}
+
+void add_spill_option(po::options_description& options) {
+  options.add_options()("spill-above", po::value<std::string>()->value_name("SIZE"),
+                        "hidden states of calibration windows above this size, as 500M or 8G, are kept in a "
+                        "file of the folder results/cache, not in memory; default a quarter of the memory");
+}
+
+int64_t parse_size(const std::string& text) {
+  int64_t number = -1;
+  const char* const end = text.data() + text.size();
+  const auto [stop, error] = std::from_chars(text.data(), end, number);
+  const std::string_view unit(stop, size_t(end - stop));
+  int64_t bytes = -1;
+  for (const auto& [name, size] : {std::pair<std::string_view, int64_t>{"", 1},
+                                   {"K", 1000},
+                                   {"M", 1000000},
+                                   {"G", 1000000000},
+                                   {"T", 1000000000000}})
+    if (unit == name && number >= 0 && number <= (int64_t(1) << 62) / size) bytes = number * size;
+  if (error != std::errc() || bytes < 0 || text[0] == '-')
+    throw ConfigError("--spill-above " + text +
+                      ": expected a number of bytes, as 0, 500M or 8G (K, M, G, T)");
+  return bytes;
 }
 
 std::pair<int, int> parse_shard(const std::string& text) {

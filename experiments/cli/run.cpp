@@ -70,6 +70,7 @@ void print_table(const Sweep& sweep, const std::string& file) {
 int command_run(const std::vector<std::string>& arguments) {
   po::options_description options("options");
   add_sweep_options(options);
+  add_spill_option(options);
   options.add_options()("shard", po::value<std::string>()->value_name("i/n"),
                         "only every n-th cell, from the i-th (from 0)")(
       "jobs", po::value<int>()->default_value(1)->value_name("N"), "processes that share the cells")(
@@ -135,6 +136,7 @@ int command_run(const std::vector<std::string>& arguments) {
 int command_plan(const std::vector<std::string>& arguments) {
   po::options_description options("options");
   add_sweep_options(options);
+  add_spill_option(options);
   po::variables_map values;
   if (!parse_options("plan", "prints the cells with an estimate of time and memory", arguments, options,
                      "file", values))

@@ -57,8 +57,7 @@ void QuantizedModel::embed(std::span<const int32_t> ids, MatrixView<float> hidde
 SpilledMatrix QuantizedModel::embed_spilled(const Calibration& calibration, bool quantized) const {
   const std::vector<int32_t>& ids = calibration.windows->ids;
   // The walk of the original model has the original embeddings.
-  SpilledMatrix states(int64_t(ids.size()), model_.config().hidden_size, calibration.spill.limit,
-                       calibration.spill.folder);
+  SpilledMatrix states = make_spilled(int64_t(ids.size()), model_.config().hidden_size, calibration.spill);
   constexpr int64_t kChunk = 4096;
   for (int64_t begin = 0; begin < int64_t(ids.size()); begin += kChunk) {
     const int64_t count = std::min(kChunk, int64_t(ids.size()) - begin);
@@ -219,14 +218,14 @@ void QuantizedModel::for_head_inputs(MatrixView<const float> hidden, int64_t len
 
 void QuantizedModel::make_head() {
   if (!plan_.head.weights) return;
-  head_ = std::make_shared<const QuantizedMatrix>(
-      quantize(*plan_.head.weights, model_.load_head(0, model_.config().vocab_size),
-               plan_.method.weight_scales));
+  head_ = std::make_shared<const QuantizedMatrix>(quantize(
+      *plan_.head.weights, model_.load_head(0, model_.config().vocab_size), plan_.method.weight_scales));
   digest_.update("lm_head").update(head_->digest());
 }
 
 Head QuantizedModel::head() {
-  Head head = rotated_ ? full_precision_head(ops_, checkpoint_, model_) : full_precision_head(ops_, checkpoint_);
+  Head head =
+      rotated_ ? full_precision_head(ops_, checkpoint_, model_) : full_precision_head(ops_, checkpoint_);
   if (head_)
     head.quantized = [this](int64_t begin, int64_t count) {
       Matrix rows(count, head_->cols());

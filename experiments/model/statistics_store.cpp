@@ -79,12 +79,13 @@ std::vector<T> read_vector(const TensorFile& file, std::string_view name, DType 
 
 StatisticsStore::StatisticsStore(std::string dir, std::shared_ptr<const SharedModel> model,
                                  ChosenWindows windows, bool hessians, bool sample, int64_t rows,
-                                 uint64_t seed)
+                                 uint64_t seed, SpillPolicy spill)
     : dir_(std::move(dir)), model_(std::move(model)), windows_(std::move(windows)) {
   request_.hessians = hessians;
   request_.sample = sample;
   request_.rows = rows;
   request_.seed = seed;
+  request_.spill = std::move(spill);
   Json from = {{"model", model_->hash},
                {"windows", Json::parse(windows_.resolved)},
                {"hessians", hessians},
@@ -143,7 +144,8 @@ Source::Cost StatisticsStore::gather_cost(const std::vector<Site>& sites) const 
   }
   double most = 0;
   for (const auto& [layer, bytes] : held) most = std::max(most, bytes);
-  return {walk.seconds, walk.states + walk.block + walk.workspace + most};
+  const double states = walk.states > double(request_.spill.limit) ? 0 : walk.states;
+  return {walk.seconds, states + walk.block + walk.workspace + most};
 }
 
 void StatisticsStore::gather(Ops& ops, const std::vector<Site>& sites,

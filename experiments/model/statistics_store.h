@@ -13,9 +13,10 @@ namespace fp4lab {
 
 class StatisticsStore {
  public:
-  /// `windows` is what the model reads; `dir` is made when something is written.
+  /// `windows` is what the model reads; `dir` is made when something is written. `spill`: of the hidden
+  /// states while gathering.
   StatisticsStore(std::string dir, std::shared_ptr<const SharedModel> model, ChosenWindows windows,
-                  bool hessians, bool sample, int64_t rows, uint64_t seed);
+                  bool hessians, bool sample, int64_t rows, uint64_t seed, SpillPolicy spill = {});
 
   /// Gathers those sites that are not there yet, or whose file is damaged, in one walk; one process at a
   /// time, the others wait for its files; a site gathered by another process meanwhile is written over with

@@ -76,7 +76,8 @@ std::unique_ptr<Source> make_activation_source(Params& p, const SourceContext& c
   p.set_resolved("model", resolved_model);
   p.set_resolved("calibration", Json::parse(windows.resolved));
   const bool all = rows == 0 || rows >= int64_t(windows.tokens.ids.size());
-  StatisticsStore store(context.cache_dir, model, std::move(windows), false, true, rows, context.seed);
+  StatisticsStore store(context.cache_dir, model, std::move(windows), false, true, rows, context.seed,
+                        context.spill);
   for (SourceTensor& t : tensors) t.rows = store.sample_rows();
   p.set_resolved("rows", store.sample_rows());
   if (!all) p.set_resolved("seed", context.seed);

@@ -7,6 +7,7 @@
 #include <string>
 #include <vector>
 
+#include "core/io/spill.h"
 #include "core/matrix.h"
 #include "core/params.h"
 
@@ -45,6 +46,7 @@ struct SourceContext {
   Place model_place = {}, calibration_place = {};
   ModelCache* models = nullptr;
   std::string cache_dir = {};
+  SpillPolicy spill = {};  // of hidden states on the way
 };
 
 /// One kind of source: the key that selects it ("checkpoint", "file", "synthetic"), one line, and its

@@ -5,8 +5,9 @@
 #include <nlohmann/json.hpp>
 
 #include "analysis/language_model.h"
-#include "experiments/model/statistics_store.h"
+#include "experiments/model/method_cost.h"
 #include "experiments/model/quantized_model.h"
+#include "experiments/model/statistics_store.h"
 #include "experiments/tasks/site_reports.h"
 #include "experiments/tasks/tasks.h"
 
@@ -93,14 +94,16 @@ class ModelTask : public CellTask {
     } else if (plan_.static_activations) {
       p.fail("activation_scale", "static scales need a \"calibration\": {\"corpus\": token file, ...}");
     } else if (needs.any()) {
-      p.fail("method", "this method looks at the inputs of the linears and needs a \"calibration\": "
-                       "{\"corpus\": token file, ...}");
+      p.fail("method",
+             "this method looks at the inputs of the linears and needs a \"calibration\": "
+             "{\"corpus\": token file, ...}");
     }
     if (needs.any() && plan_.method.hessian_inputs == HessianInputs::full_precision) {
       if (plan_.method.rotation.kind != RotationSpec::none)
         p.fail("method", "a rotated model's inputs are not the original's: hessian_inputs quantized");
       const bool more = needs.hessian || needs.sample;
-      statistics_.emplace(context.cache_dir, model_, *calibration_, more, more, more ? kMethodSample : 0, seed);
+      statistics_.emplace(context.cache_dir, model_, *calibration_, more, more, more ? kMethodSample : 0,
+                          seed, context.spill);
     }
     spill_ = context.spill;
     hidden_ = context.models->hidden();
@@ -137,18 +140,19 @@ class ModelTask : public CellTask {
     WalkCost cost = full;
     if (plan_.quantizes()) cost.seconds += full.seconds, cost.states += full.states;
     cost.seconds += 2 * 2 * tokens * head / kNominalRate;
-    cost.seconds += double(c.layers) * weights_of_block(c) * quantize_seconds();
-    if (calibration_) {  // walked beside the evaluation, with a workspace of its own
-      const WalkCost extra =
-          walk_cost(c, double(calibration_->tokens.ids.size()), double(calibration_->tokens.length));
-      cost.seconds += extra.seconds, cost.states += extra.states, cost.workspace += extra.workspace;
-    }
+    const MethodCost method = method_cost(plan_, c, calibration_ ? &calibration_->tokens : nullptr, spill_);
+    // The walk goes on beside the evaluation; gathering from the original model is over before a block
+    // begins.
+    const Source::Cost gather = statistics_ ? statistics_->gather_cost(sites_of_interest()) : Source::Cost{};
+    cost.seconds += method.seconds + gather.seconds;
+    cost.states += method.states, cost.workspace += method.workspace;
     if (hidden_->holds(hidden_key())) cost.states -= full.states;  // it is not free memory any more
     // A quantized head or embedding is whole once in float32; otherwise the head comes in tiles.
     const double tables =
         plan_.head.weights || plan_.embedding ? head * 5 : 4096.0 * 4 * double(c.hidden_size);
-    return {cost.seconds,
-            cost.states + cost.workspace + std::max(cost.block * 1.7, tables) + 4096.0 * 4 * 2048};
+    // A block of the original model is run beside the one that is watched, and gone when that is quantized.
+    const double block = std::max(cost.block * (needs_of(plan_).cross ? 2 : 1.7) + method.site, gather.bytes);
+    return {cost.seconds, cost.states + cost.workspace + std::max(block, tables) + 4096.0 * 4 * 2048};
   }
 
  private:
@@ -165,13 +169,6 @@ class ModelTask : public CellTask {
     return model_->hash + windows.dump();
   }
 
-  /// Per weight, on one core.
-  double quantize_seconds() const {
-    if (plan_.method.weight_scales.kind == WeightScales::mse_shrink) return 300e-9;
-    if (plan_.method.weight_scales.kind == WeightScales::alternate) return 100e-9;
-    return 15e-9;
-  }
-
   void use_calibration(const Params& p, ChosenWindows chosen, bool& random) {
     for (const ChosenWindows& w : evaluation_)
       if (w.hash == chosen.hash && overlap(w.tokens, chosen.tokens))
@@ -186,7 +183,8 @@ class ModelTask : public CellTask {
     std::vector<StatisticsStore::Site> sites;
     for (size_t layer = 0; layer < plan_.layers.size(); ++layer)
       for (int s = 0; s < kSites; ++s)
-        if (needs_of(plan_, int64_t(layer), SiteKind(s)).any()) sites.push_back({int64_t(layer), SiteKind(s)});
+        if (needs_of(plan_, int64_t(layer), SiteKind(s)).any())
+          sites.push_back({int64_t(layer), SiteKind(s)});
     return sites;
   }
 
@@ -254,9 +252,7 @@ Record ModelTask::run() {
       return statistics_->gathered(*ops, sites_of_interest(), {layer, site}, check_interrupt);
     };
   Matrix states;
-  if (quantized)
-    states = named("quantized",
-                   [&] { return model.run(ids, length, calibration); });
+  if (quantized) states = named("quantized", [&] { return model.run(ids, length, calibration); });
   const Head head = quantized ? model.head() : full_precision_head(*ops, checkpoint);
   std::vector<TokenScores> scores(ids.size());
   named("scoring", [&] {

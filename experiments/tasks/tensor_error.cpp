@@ -58,6 +58,7 @@ class TensorError : public CellTask {
     if (!calibration.is_null()) around.calibration = &calibration;
     around.model_place = p.place("model"), around.calibration_place = p.place("calibration");
     around.models = context.models, around.cache_dir = context.cache_dir;
+    around.spill = context.spill;
     const SourceCache::Opened opened = context.sources->open(source, p.place("source"), around);
     source_ = opened.source;
     const FormatSpec base = parse_format(format, p.place("format")).spec;
@@ -127,8 +128,9 @@ class TensorError : public CellTask {
     const SourceTensor& t = source_->tensors()[i];
     const SiteKind site = site_of_tensor(t.name).value_or(SiteKind::qkv);
     if (needs_of(method_, site, &formats_[i]).any() || method_.rotation.kind != RotationSpec::none)
-      p.fail("method", "it looks at a model's inputs or rotates the model; tensors alone have neither: task "
-                       "layer or model");
+      p.fail("method",
+             "it looks at a model's inputs or rotates the model; tensors alone have neither: task "
+             "layer or model");
     for (const std::string& problem : {weight_scales_problem(method_.weight_scales, formats_[i])})
       if (!problem.empty()) p.fail("method", problem);
     if (const std::string problem = shape_problem(formats_[i], t.cols); !problem.empty())
@@ -138,8 +140,7 @@ class TensorError : public CellTask {
                            " does not tell its own; names that do end in q_proj, k_proj, v_proj, o_proj, "
                            "gate_proj, up_proj or down_proj, with or without .weight"));
     for (const TransformSpec& transform : transforms_of(i))
-      if (const std::string problem = transform_problem(transform, fit_of(i));
-          !problem.empty())
+      if (const std::string problem = transform_problem(transform, fit_of(i)); !problem.empty())
         p.fail("method", str("tensor ", t.name, " is (", t.rows, ", ", t.cols, "): ", problem));
   }
 

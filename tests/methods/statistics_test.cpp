@@ -6,6 +6,7 @@
 #include "core/random.h"
 #include "kernels/forward/forward.h"
 #include "tests/catch.h"
+#include "tests/core/io/temp_folder.h"
 #include "tests/core/model/models.h"
 
 using namespace fp4lab;
@@ -114,4 +115,27 @@ TEST_CASE("statistics: a sample is rows of the whole, the same for every site", 
   const auto other = collect(model, ids, some);
   const Matrix &a = part.at({0, SiteKind::qkv}).sample, &b = other.at({0, SiteKind::qkv}).sample;
   CHECK(!std::equal(a.data(), a.data() + a.size(), b.data()));
+}
+
+TEST_CASE("statistics: the same bits when the hidden states are in a file", "[methods][statistics]") {
+  const TempFolder folder;
+  const Checkpoint model = Checkpoint::open(shipped_model());
+  const std::vector<int32_t> ids = some_ids(3);
+  StatsRequest memory, file;
+  memory.wanted = file.wanted = [](int64_t, SiteKind) { return true; };
+  memory.hessians = file.hessians = memory.sample = file.sample = true;
+  file.spill = {0, folder / "cache"};
+  const auto expected = collect(model, ids, memory), found = collect(model, ids, file);
+  CHECK(std::filesystem::is_empty(folder / "cache"));  // it was used, and left nothing
+  REQUIRE(found.size() == expected.size());
+  for (const auto& [site, stats] : found) {
+    const SiteStats& e = expected.at(site);
+    CHECK(stats.amax == e.amax);
+    CHECK(stats.mean_abs == e.mean_abs);
+    REQUIRE((stats.H.size() == e.H.size() && stats.sample.size() == e.sample.size()));
+    CHECK(std::equal(stats.H.data(), stats.H.data() + e.H.size(), e.H.data()));
+    CHECK(std::equal(stats.sample.data(), stats.sample.data() + e.sample.size(), e.sample.data()));
+  }
+  file.spill.folder = put(folder / "occupied", "x");
+  CHECK_THROWS_AS(collect(model, ids, file), DataError);
 }

@@ -1,6 +1,7 @@
-"""A model of 6 GB is evaluated in less than 3 GB: weights are read by mmap, one block at a time.
+"""A model of 6 GB is evaluated in less than 3 GB: weights are read by mmap, one block at a time. GPTQ's calibration
+walk needs a block and its Hessians, however many tokens it is fed.
 
-A random Llama of 48 blocks is generated in a temporary folder when the disk has room, and deleted afterwards.
+Random Llamas are generated in a temporary folder when the disk has room, and deleted afterwards.
     python3 tests/python/model_memory_test.py build/cpu/fp4lab
 """
 import json
@@ -15,11 +16,15 @@ import numpy as np
 
 import models
 import program
-from program import OK, InFolder
+from program import CELLS_FAILED, OK, InFolder
 
 MB, GB = 1 << 20, 1 << 30
 LIMIT = 3 * GB
 SHARDS = 6
+# One block of 5.5 M weights, 4 Hessians of 8 MB; hidden states of 192 MB.
+GPTQ_CONFIG = models.config(hidden_size=1024, intermediate_size=1024, num_hidden_layers=2, num_attention_heads=16,
+                            num_key_value_heads=2, head_dim=64, vocab_size=512)
+GPTQ_LIMIT, GPTQ_WINDOWS, GPTQ_LENGTH = 320 * MB, 768, 64
 CONFIG = models.config(hidden_size=2048, intermediate_size=8192, num_hidden_layers=48, num_attention_heads=32,
                        num_key_value_heads=8, head_dim=64, vocab_size=4096, max_position_embeddings=2048)
 
@@ -69,17 +74,17 @@ def write_shards(folder):
 
 
 class Memory(InFolder):
-    def run_limited(self, *arguments):
-        """Peak resident set in bytes and seconds of a run whose data may not exceed LIMIT."""
+    def run_limited(self, *arguments, limit=LIMIT, code=OK):
+        """Peak resident set in bytes and seconds of a run whose data may not exceed the limit."""
         began = time.monotonic()
         child = subprocess.Popen([program.program, *arguments], cwd=self.folder, stdout=subprocess.DEVNULL,
                                  stderr=subprocess.PIPE, text=True,
-                                 preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_DATA, (LIMIT, LIMIT)))
+                                 preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_DATA, (limit, limit)))
         with child.stderr:
             err = child.stderr.read()
         _, status, usage = os.wait4(child.pid, 0)
         child.returncode = os.waitstatus_to_exitcode(status)
-        self.assertEqual(child.returncode, OK, err)
+        self.assertEqual(child.returncode, code, err)
         return usage.ru_maxrss * 1024, time.monotonic() - began
 
     def test_a_model_twice_as_large(self):
@@ -103,6 +108,29 @@ class Memory(InFolder):
             print(f"{what}: peak {peak / MB:.0f} MB, {seconds:.0f} s")
             self.assertLess(peak, LIMIT)
             self.assertGreater(peak, 200 * MB, "the measurement itself is wrong: a block alone is larger")
+
+    def test_calibration_larger_than_memory(self):
+        tokens = GPTQ_WINDOWS * GPTQ_LENGTH
+        states = tokens * GPTQ_CONFIG["hidden_size"] * 4
+        block = 4 * sum(int(np.prod(s)) for name, s in models.shapes(GPTQ_CONFIG).items() if ".layers.1." in name)
+        hessians = 4 * 8 * 1024**2
+        self.assertGreater(states, 1.5 * (block + hessians))
+        models.write_model(self.path("m"), GPTQ_CONFIG)
+        draw = np.random.default_rng(2)
+        np.save(self.path("c.npy"), draw.integers(0, 512, tokens).astype(np.uint16))
+        np.save(self.path("e.npy"), draw.integers(0, 512, 2 * GPTQ_LENGTH).astype(np.uint16))
+        for inputs in ("quantized", "full_precision"):
+            sweep = {"name": inputs, "task": "model", "model": {"path": "m"}, "format": "nvfp4",
+                     "method": {"base": "gptq", "hessian_inputs": inputs},
+                     "evaluate": {"corpora": "e.npy", "windows": 2, "length": GPTQ_LENGTH},
+                     "calibration": {"corpus": "c.npy", "windows": GPTQ_WINDOWS, "length": GPTQ_LENGTH, "sample": "first"}}
+            self.write("g.json", json.dumps(sweep))
+            run = ("run", "g.json", "--threads", "2", "--no-table")  # every thread's stack is data too
+            with self.subTest(inputs=inputs):
+                # The limit bites: in memory the same states do not fit.
+                self.run_limited(*run, "--spill-above", "8G", limit=GPTQ_LIMIT, code=CELLS_FAILED)
+                _, seconds = self.run_limited(*run, "--spill-above", "0", limit=GPTQ_LIMIT)
+                print(f"gptq, {inputs} inputs: {states / MB:.0f} MB of states in a file, {seconds:.0f} s")
 
 
 if __name__ == "__main__":

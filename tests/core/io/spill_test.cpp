@@ -141,6 +141,37 @@ TEST_CASE("SpilledMatrix: a folder that is not one is named, with the reason", "
   CHECK_THROWS_AS(SpilledMatrix(-1, 8, 0, none), Fault);
 }
 
+TEST_CASE("make_spilled: the folder is made when a file is needed, and swept", "[core][io][spill]") {
+  const TempFolder folder;
+  const std::string deep = folder / "a/b", leftover = std::string(SpilledMatrix::kPrefix) + "1999999999.tmp";
+  CHECK_FALSE(make_spilled(10, 10, {400, deep}).in_file());
+  CHECK(folder.names().empty());
+  {
+    SpilledMatrix m = make_spilled(10, 10, {399, deep});
+    CHECK((m.in_file() && m.view().rows == 10 && m.view().cols == 10));
+    fill(m.view());
+    CHECK(filled(m.view()));
+  }
+  CHECK(std::filesystem::is_empty(deep));
+  put(deep + "/" + leftover, "x"), put(deep + "/kept.tmp", "x");
+  SpilledMatrix a = make_spilled(5, 5, {0, deep}), b = make_spilled(6, 6, {0, deep});
+  fill(a.view()), fill(b.view());
+  CHECK((filled(a.view()) && filled(b.view())));
+  CHECK_FALSE(std::filesystem::exists(deep + "/" + leftover));
+  CHECK(std::filesystem::exists(deep + "/kept.tmp"));
+  const std::string file = put(folder / "file", "x");
+  CHECK(has(message_of<DataError>([&] {
+              make_spilled(10, 10, {0, file});
+            }),
+            file + ": cannot make this folder: Not a directory"));
+  CHECK(has(message_of<DataError>([&] {
+              make_spilled(10, 10, {0, file + "/c"});
+            }),
+            file + "/c: cannot make this folder: "));
+  CHECK(make_spilled(10, 10, {}).view().rows == 10);  // without a limit
+  CHECK(machine_memory() > (int64_t(1) << 26));
+}
+
 TEST_CASE("SpilledMatrix: a full disk is an error before the first element", "[core][io][spill]") {
   const TempFolder folder;
   const std::string where = folder.path().string();
