@@ -134,6 +134,16 @@ const std::vector<Kind>& kinds() {
          return item.empty() ? std::vector<KeyInfo>{}
                              : declared_keys([&](Params& p) { declare_transform(item, p); });
        }},
+      {"roundings", "how the codes of weights are found (a method's rounding)",
+       [] {
+         std::vector<Item> v;
+         for (const auto& r : roundings()) v.push_back({std::string(r.name), std::string(r.description)});
+         return v;
+       },
+       [](const std::string& item) {
+         return item.empty() ? std::vector<KeyInfo>{}
+                             : declared_keys([&](Params& p) { declare_rounding(item, p); });
+       }},
       {"tasks", "what a cell does",
        [] {
          std::vector<Item> v;

@@ -35,8 +35,8 @@ class Commands(InFolder):
 
     def test_list(self):
         kinds = re.findall(r"^  (\w+)", self.expect(OK, "list"), re.M)
-        self.assertEqual(kinds, ["formats", "elements", "scale_types", "rules", "scales", "methods", "transforms", "tasks",
-                                 "sources", "distributions", "metrics"])
+        self.assertEqual(kinds, ["formats", "elements", "scale_types", "rules", "scales", "methods", "transforms", "roundings",
+                                 "tasks", "sources", "distributions", "metrics"])
         for kind in kinds:
             with self.subTest(kind=kind):
                 names = re.findall(r"^  (\S+)  ", self.expect(OK, "list", kind), re.M)
