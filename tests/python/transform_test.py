@@ -210,7 +210,7 @@ class Transforms(InFolder):
         self.assertIn("randomize", self.expect(OK, "list", "transforms", "hadamard"))
         method = json.loads(self.expect(OK, "schema"))["$defs"]
         self.assertIn("randomize", json.dumps(method["transforms"]))
-        self.expect(CONFIG, "list", "transforms", "dft", says='unknown transform "dft"; known: hadamard, gsr, dct')
+        self.expect(CONFIG, "list", "transforms", "dft", says='unknown transform "dft"; did you mean "dct"? known: hadamard, gsr, dct')
         try:
             import jsonschema
         except ImportError:
