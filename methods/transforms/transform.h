@@ -36,9 +36,9 @@ struct TransformSpec {
   } kind = hadamard;
   int64_t k = kGroupSize;  // channels per block
   bool randomize = false;
-  double alpha = 0.6;      // smooth
-  int steps = 0;           // awq: grid points; osfp4: steps of the optimizer
-  double damping = 0.01;   // wush, osfp4: fraction of the mean of diag H
+  double alpha = 0.6;       // smooth
+  int steps = 0;            // awq: grid points; osfp4: steps of the optimizer
+  double damping = 0.01;    // wush, osfp4: fraction of the mean of diag H
   std::string by = "mass";  // permute: what the channels are ordered by
 
   bool operator==(const TransformSpec&) const = default;
@@ -46,10 +46,10 @@ struct TransformSpec {
 
 /// What the transforms of one site are fitted for.
 struct TransformFit {
-  int64_t channels = 0;    // K
-  int64_t group_size = 0;  // elements per scale, 0: the whole row
-  int64_t head_dim = 0;    // of the model, where the site is the input of `o`; 0 otherwise
-  uint64_t seed = 1, index = 0;  // of the stream that random numbers come from
+  int64_t channels = 0;                     // K
+  int64_t group_size = 0;                   // elements per scale, 0: the whole row
+  int64_t head_dim = 0;                     // of the model, where the site is the input of `o`; 0 otherwise
+  uint64_t seed = 1, index = 0;             // of the stream that random numbers come from
   const FormatSpec* weights = nullptr;      // null: they stay in full precision
   const FormatSpec* activations = nullptr;  // the same of the inputs
 };
@@ -103,8 +103,8 @@ bool draws_random_numbers(const TransformSpec& spec);
 /// earlier ones left them; on return W is W T and the stats are those of X T^-T (amax and mean_abs: of the
 /// sample, empty without one). `stats` may be null when the list needs none. Random numbers depend on (seed,
 /// index, place in the list, channel) alone.
-LinearMap fit_transforms(const std::vector<TransformSpec>& specs, const TransformFit& fit, MatrixView<float> W,
-                         SiteStats* stats);
+LinearMap fit_transforms(const std::vector<TransformSpec>& specs, const TransformFit& fit,
+                         MatrixView<float> W, SiteStats* stats);
 /// The same for a list that needs no data; nothing is moved.
 LinearMap fit_transforms(const std::vector<TransformSpec>& specs, const TransformFit& fit);
 
