@@ -133,13 +133,10 @@ const TransformEntry& entry_of(const TransformSpec& spec) {
 }
 
 TransformSpec default_transform(TransformSpec::Kind kind) {
-  for (const TransformEntry& entry : kTransforms)
-    if (entry.kind == kind) {
-      const Json none = Json::object();
-      Params p(none, {}, std::string(entry.name));
-      return entry.read(p);
-    }
-  return TransformSpec{.kind = kind};  // not there yet
+  const TransformEntry& entry = entry_of(TransformSpec{.kind = kind});
+  const Json none = Json::object();
+  Params p(none, {}, std::string(entry.name));
+  return entry.read(p);
 }
 
 std::vector<std::string> transform_names() { return names_of(kTransforms); }

@@ -177,14 +177,15 @@ TEST_CASE("scale rules: doubling amax raises the byte by one unless clamped", "[
 }
 
 TEST_CASE("scale rules: the list, and which rules go with which scales", "[formats][scale_rules]") {
-  const std::vector<std::string> names = {"absmax", "four_over_six", "sweep", "floor",   "even",
-                                          "ceil",   "ceil_pow2",     "map",   "nearest", "fpq",
-                                          "fitted", "quest",         "search",         "grid"};
+  const std::vector<std::string> names = {"absmax", "four_over_six", "sweep",  "floor",   "even",
+                                          "ceil",   "ceil_pow2",     "map",    "nearest", "fpq",
+                                          "fitted", "quest",         "search", "grid"};
   CHECK(scale_rule_names() == names);
   for (const ScaleRuleEntry& r : scale_rules()) {
     CHECK(find_scale_rule(r.name) == &r);
     CHECK(&entry_of(r.kind) == &r);
-    const bool other = r.name == "absmax" || r.name == "four_over_six" || r.name == "sweep" || r.name == "grid";
+    const bool other =
+        r.name == "absmax" || r.name == "four_over_six" || r.name == "sweep" || r.name == "grid";
     CHECK(r.for_e8m0 == !other);
   }
   CHECK(find_scale_rule("flor") == nullptr);
