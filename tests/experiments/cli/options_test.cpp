@@ -6,7 +6,7 @@
 using namespace fp4lab;
 using namespace fp4lab::test;
 
-TEST_CASE("--spill-above: sizes", "[experiments][cli]") {
+TEST_CASE("options: sizes of --spill-above", "[experiments][cli]") {
   CHECK(parse_size("0") == 0);
   CHECK(parse_size("17") == 17);
   CHECK(parse_size("3K") == 3000);
@@ -24,7 +24,7 @@ TEST_CASE("--spill-above: sizes", "[experiments][cli]") {
   }
 }
 
-TEST_CASE("--shard: which of how many", "[experiments][cli]") {
+TEST_CASE("options: --shard, which of how many", "[experiments][cli]") {
   CHECK(parse_shard("0/1") == std::pair{0, 1});
   CHECK(parse_shard("3/4") == std::pair{3, 4});
   for (const char* bad : {"", "1", "4/4", "-1/4", "1/4x", "a/b", "1/0"}) {
