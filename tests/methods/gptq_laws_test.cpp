@@ -22,7 +22,7 @@ const Rounding kInLoop = rounding(Rounding::gptq, Rounding::natural, Rounding::i
 
 }  // namespace
 
-TEST_CASE("gptq law: with a diagonal H it is quantize()", "[methods][gptq]") {
+TEST_CASE("gptq law: with a diagonal H it is quantize()", "[methods][gptq][slow]") {
   for (const FormatEntry& f : formats()) DYNAMIC_SECTION(f.name) {
       for (const int64_t K : {96, 352, 640}) {
         if (!shape_problem(f.spec, K).empty()) continue;
@@ -45,7 +45,7 @@ TEST_CASE("gptq law: with a diagonal H it is quantize()", "[methods][gptq]") {
     }
 }
 
-TEST_CASE("gptq law: the reported loss is that of the result", "[methods][gptq]") {
+TEST_CASE("gptq law: the reported loss is that of the result", "[methods][gptq][slow]") {
   for (const FormatEntry& f : formats()) DYNAMIC_SECTION(f.name) {
       const int64_t K = 640;
       if (!shape_problem(f.spec, K).empty()) continue;
