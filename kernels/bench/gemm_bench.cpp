@@ -5,7 +5,6 @@
 #include <cstdio>
 #include <vector>
 
-#include "core/random.h"
 #include "formats/row_kernels.h"
 #include "kernels/bench/eigen_gemm.h"
 #include "kernels/bench/harness.h"
@@ -23,16 +22,6 @@ constexpr Shape kShapes[] = {{512, 4096, 4096}, {2048, 1024, 512}, {2048, 512, 5
                              {2048, 512, 1536}, {2048, 512, 256},  {2048, 1536, 256}, {2048, 256, 768}};
 constexpr Shape kGram = {1024, 1024, 2048};  // H (1024, 1024) over 2048 tokens
 constexpr double kLeastFlops = 2e9;          // per timed run: a short product is repeated
-
-Matrix normal_matrix(int64_t rows, int64_t cols, uint64_t seed) {
-  Matrix x(rows, cols);
-  const Stream stream(seed, "bench");
-  for (int64_t i = 0; i < x.size() / 2; ++i) {
-    const auto pair = normal_pair(stream.block(uint64_t(i)));
-    x.data()[2 * i] = float(pair[0]), x.data()[2 * i + 1] = float(pair[1]);
-  }
-  return x;
-}
 
 /// Times ours against the peer (where this processor runs it) and prints one row.
 template <class Ours, class Peer>

@@ -3,6 +3,8 @@
 #include <algorithm>
 #include <chrono>
 
+#include "core/random.h"
+
 namespace fp4lab {
 
 namespace {
@@ -61,6 +63,16 @@ const std::vector<Benchmark>& benchmarks() {
       {"forward", "a language model's forward pass beside the products it is made of", &bench_forward},
   };
   return list;
+}
+
+Matrix normal_matrix(int64_t rows, int64_t cols, uint64_t seed) {
+  Matrix x(rows, cols);
+  const Stream stream(seed, "bench");
+  for (int64_t i = 0; i < x.size() / 2; ++i) {
+    const auto pair = normal_pair(stream.block(uint64_t(i)));
+    x.data()[2 * i] = float(pair[0]), x.data()[2 * i + 1] = float(pair[1]);
+  }
+  return x;
 }
 
 }  // namespace fp4lab

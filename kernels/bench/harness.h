@@ -6,6 +6,8 @@
 #include <string_view>
 #include <vector>
 
+#include "core/matrix.h"
+
 namespace fp4lab {
 
 /// Something to time. `bytes` is what it must move (useful bytes), `elements` what it works on.
@@ -29,6 +31,9 @@ struct Comparison {
   double rate_ratio = 0;  // median of (bytes_i / t_i) / (bytes_0 / t_0), round by round
 };
 std::vector<Comparison> compare_to_first(const std::vector<Subject>& subjects, int rounds);
+
+/// N(0,1) numbers to work on, (rows, cols), the same for the same seed.
+Matrix normal_matrix(int64_t rows, int64_t cols, uint64_t seed);
 
 /// A named benchmark: prints its table to stdout.
 struct Benchmark {

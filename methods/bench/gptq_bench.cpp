@@ -6,7 +6,6 @@
 
 #include <cstdio>
 
-#include "core/random.h"
 #include "formats/registry.h"
 #include "kernels/cpu/gemm.h"
 #include "methods/rounding/gptq.h"
@@ -16,16 +15,6 @@ namespace fp4lab {
 namespace {
 
 constexpr int64_t kSize = 4096, kTokens = 8192;
-
-Matrix normal_matrix(int64_t rows, int64_t cols, uint64_t seed) {
-  Matrix x(rows, cols);
-  const Stream stream(seed, "bench");
-  for (int64_t i = 0; i < x.size() / 2; ++i) {
-    const auto pair = normal_pair(stream.block(uint64_t(i)));
-    x.data()[2 * i] = float(pair[0]), x.data()[2 * i + 1] = float(pair[1]);
-  }
-  return x;
-}
 
 struct Row {
   const char *what, *format;
