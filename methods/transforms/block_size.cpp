@@ -63,7 +63,7 @@ int64_t block_size(const TransformSpec& spec, const TransformFit& fit) {
 }
 
 std::string block_size_problem(const TransformSpec& spec, const TransformFit& fit, BlockSizes sizes) {
-  const std::string_view name = entry_of(spec).name;
+  const std::string_view name = entry_of(spec.kind).name;
   const int64_t k = block_size(spec, fit);
   const std::string possible = possible_sizes(fit.channels, sizes);
   if (possible.empty())

@@ -125,15 +125,15 @@ TransformSpec parse_one(const Json& value, const Place& place) {
 
 std::span<const TransformEntry> transforms() { return kTransforms; }
 
-const TransformEntry& entry_of(const TransformSpec& spec) {
+const TransformEntry& entry_of(TransformSpec::Kind kind) {
   for (const TransformEntry& entry : kTransforms)
-    if (entry.kind == spec.kind) return entry;
-  FP4LAB_CHECK(false, "transform kind ", int(spec.kind));
+    if (entry.kind == kind) return entry;
+  FP4LAB_CHECK(false, "transform kind ", int(kind));
   std::abort();
 }
 
 TransformSpec default_transform(TransformSpec::Kind kind) {
-  const TransformEntry& entry = entry_of(TransformSpec{.kind = kind});
+  const TransformEntry& entry = entry_of(kind);
   const Json none = Json::object();
   Params p(none, {}, std::string(entry.name));
   return entry.read(p);
@@ -154,7 +154,7 @@ std::vector<TransformSpec> parse_transforms(const Json& value, const Place& plac
 Json transforms_json(const std::vector<TransformSpec>& specs) {
   Json list = Json::array();
   for (const TransformSpec& spec : specs) {
-    const TransformEntry& entry = entry_of(spec);
+    const TransformEntry& entry = entry_of(spec.kind);
     Json object = {{"type", std::string(entry.name)}};
     entry.write(spec, object);
     list.push_back(std::move(object));
@@ -168,12 +168,12 @@ void declare_transform(std::string_view name, Params& p) {
 }
 
 std::string transform_problem(const TransformSpec& spec, const TransformFit& fit) {
-  return entry_of(spec).problem(spec, fit);
+  return entry_of(spec.kind).problem(spec, fit);
 }
 
 namespace {
 StatsNeeds own_needs(const TransformSpec& spec) {
-  const TransformEntry& entry = entry_of(spec);
+  const TransformEntry& entry = entry_of(spec.kind);
   return entry.needs_by_key ? entry.needs | entry.needs_by_key(spec) : entry.needs;
 }
 }  // namespace
@@ -228,7 +228,7 @@ LinearMap fit_transforms(const std::vector<TransformSpec>& specs, const Transfor
   for (size_t i = 0; i < specs.size(); ++i) {
     const std::string problem = transform_problem(specs[i], fit);
     FP4LAB_CHECK(problem.empty(), problem);
-    const TransformEntry& entry = entry_of(specs[i]);
+    const TransformEntry& entry = entry_of(specs[i].kind);
     FP4LAB_CHECK(stats || !own_needs(specs[i]).any(), entry.name, " without statistics");
     LinearMap step;
     entry.fit(specs[i], {fit, int(i), W, stats}, step);

@@ -78,7 +78,7 @@ struct TransformEntry {
 };
 /// Every transform, in the order the docs show them.
 std::span<const TransformEntry> transforms();
-const TransformEntry& entry_of(const TransformSpec& spec);
+const TransformEntry& entry_of(TransformSpec::Kind kind);
 /// A transform with the defaults that its reader gives its keys.
 TransformSpec default_transform(TransformSpec::Kind kind);
 std::vector<std::string> transform_names();

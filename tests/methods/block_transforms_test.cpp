@@ -117,7 +117,7 @@ TEST_CASE("hadamard: across heads", "[methods][transforms]") {
 
 TEST_CASE("blocks: which sizes serve", "[methods][transforms]") {
   for (const auto type : {TransformSpec::dct, TransformSpec::dst, TransformSpec::random_orthogonal}) {
-    const std::string name(entry_of(TransformSpec{type}).name);
+    const std::string name(entry_of(type).name);
     CAPTURE(name);
     for (const int64_t k : {0, 2, 3, 24, 48, -1})
       CHECK(transform_problem(kind(type, k), fit_of(48, 24)) == "");

@@ -47,7 +47,7 @@ TEST_CASE("data transforms: keys, defaults, canonical JSON, needs", "[methods][t
     const TransformSpec spec = spec_of(row.text);
     CHECK(transforms_json({spec}).dump() == row.canonical);
     CHECK(parse_transforms(transforms_json({spec}), kPlace) == std::vector{spec});
-    CHECK(entry_of(spec).needs == row.needs);
+    CHECK(entry_of(spec.kind).needs == row.needs);
   }
   const std::pair<const char*, std::vector<const char*>> wrong[] = {
       {R"({"type": "smooth", "alpha": 1.5})", {"/alpha", "1.5", "[0, 1]"}},

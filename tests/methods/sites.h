@@ -95,7 +95,7 @@ inline LinearMap fit_one(const TransformSpec& spec, const Matrix& W, const SiteS
   const TransformInput input{fit_for(W.cols(), weights, activations), 0, W, &stats};
   LinearMap map;
   FP4LAB_CHECK(transform_problem(spec, input.fit).empty(), transform_problem(spec, input.fit));
-  entry_of(spec).fit(spec, input, map);
+  entry_of(spec.kind).fit(spec, input, map);
   return map;
 }
 /// The scales of a map that is one diagonal.

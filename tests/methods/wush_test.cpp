@@ -125,7 +125,7 @@ TEST_CASE("wush: a Hessian that is none", "[methods][transforms]") {
     LinearMap map;
     std::string message;
     try {
-      entry_of(spec).fit(spec, {fit_for(64, &format("nvfp4")), 0, W, &stats}, map);
+      entry_of(spec.kind).fit(spec, {fit_for(64, &format("nvfp4")), 0, W, &stats}, map);
     } catch (const DataError& e) {
       message = e.what();
     }
