@@ -88,7 +88,8 @@ bool pattern_matches(std::string_view pattern, std::string_view tensor_name) {
 }
 
 std::vector<const TensorInfo*> matched_tensors(const TensorFile& file, const std::string& path,
-                                               std::span<const std::string> patterns, const Params& p) {
+                                               std::span<const std::string> patterns, const Params& p,
+                                               std::string_view key) {
   std::vector<const TensorInfo*> chosen;
   for (const std::string& pattern : patterns) {
     const size_t before = chosen.size();
@@ -100,8 +101,7 @@ std::vector<const TensorInfo*> matched_tensors(const TensorFile& file, const std
         chosen.push_back(&t);
     }
     if (!found)
-      p.fail("tensors",
-             str("no tensor of ", path, " matches \"", pattern, "\"; it holds ", some_names(file)));
+      p.fail(key, str("no tensor of ", path, " matches \"", pattern, "\"; it holds ", some_names(file)));
   }
   std::sort(chosen.begin(), chosen.end(),
             [](const TensorInfo* a, const TensorInfo* b) { return natural_less(a->name, b->name); });
@@ -109,9 +109,9 @@ std::vector<const TensorInfo*> matched_tensors(const TensorFile& file, const std
     if (t->shape.size() <= 2 && t->elements > 0) continue;
     std::string shape;
     for (const int64_t n : t->shape) shape += (shape.empty() ? "" : ", ") + std::to_string(n);
-    throw DataError(
-        str(file.path_of(*t), ": tensor \"", t->name, "\" has shape (", shape,
-            "); expected a matrix or a vector with elements; \"tensors\" chooses which are read"));
+    throw DataError(str(file.path_of(*t), ": tensor \"", t->name, "\" has shape (", shape,
+                        "); expected a matrix or a vector with elements; \"", key,
+                        "\" chooses which are read"));
   }
   return chosen;
 }

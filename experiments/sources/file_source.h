@@ -20,11 +20,12 @@ bool natural_less(std::string_view a, std::string_view b);
 /// ".weight", or without both.
 bool pattern_matches(std::string_view pattern, std::string_view tensor_name);
 
-/// The tensors of `file` that one of the patterns under the key "tensors" means, each once, in natural order.
+/// The tensors of `file` that one of the patterns under the key `key` means, each once, in natural order.
 /// ConfigError at the pattern that matches nothing, with some of the names there are; DataError for a tensor
 /// of more than two dimensions or without elements.
 std::vector<const TensorInfo*> matched_tensors(const TensorFile& file, const std::string& path,
-                                               std::span<const std::string> patterns, const Params& p);
+                                               std::span<const std::string> patterns, const Params& p,
+                                               std::string_view key = "tensors");
 
 /// The file or folder that the key `key` names, absolute; ConfigError at the key for a variable that is not
 /// set.
@@ -39,6 +40,7 @@ std::unique_ptr<Source> make_tensor_file_source(TensorFile file,
                                                 const std::vector<const TensorInfo*>& chosen);
 
 std::unique_ptr<Source> make_checkpoint_source(Params& p, const SourceContext& context);
+std::unique_ptr<Source> make_weights_source(Params& p, const SourceContext& context);
 std::unique_ptr<Source> make_file_source(Params& p, const SourceContext& context);
 std::unique_ptr<Source> make_activation_source(Params& p, const SourceContext& context);
 

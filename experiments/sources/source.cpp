@@ -31,7 +31,9 @@ std::string variable(const std::string& name) {
 
 const std::vector<SourceKind>& source_kinds() {
   static const std::vector<SourceKind> kinds = {
-      {"checkpoint", "tensors of a model, by default its linears' weights", &make_checkpoint_source},
+      {"checkpoint", "tensors of a folder or file, by default the weights of a model's linears",
+       &make_checkpoint_source},
+      {"weights", "tensors of the sweep's model", &make_weights_source},
       {"activations", "what flows into a model's linears", &make_activation_source},
       {"file", "tensors of a .npy or .safetensors file", &make_file_source},
       {"synthetic", "random numbers of a named distribution", &make_synthetic_source},

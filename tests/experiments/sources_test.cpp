@@ -7,6 +7,7 @@
 #include <filesystem>
 #include <nlohmann/json.hpp>
 
+#include "experiments/model/shared_model.h"
 #include "experiments/sources/file_source.h"
 #include "experiments/sources/synthetic.h"
 #include "tests/catch.h"
@@ -173,9 +174,34 @@ TEST_CASE("sources: files, and what their hash leaves out", "[experiments][sourc
     CHECK(has(shape, part));
 }
 
+TEST_CASE("sources: the weights of the sweep's model are those of its checkpoint", "[experiments][sources]") {
+  const Json model = {{"path", "experiments/data/tiny-llama"}};
+  ModelCache models;
+  SourceContext with = context();
+  with.model = &model, with.model_place = {"e.json", "/model", {}}, with.models = &models;
+  Json mine, theirs;
+  const auto weights = open({{"weights", {"*_proj", "layers.0.mlp.*"}}}, mine, with);
+  const auto checkpoint = open({{"checkpoint", kTiny}, {"tensors", "*_proj"}}, theirs);
+  CHECK(mine == theirs);
+  CHECK(names(*weights) == names(*checkpoint));
+  const Matrix a = weights->load(3), b = checkpoint->load(3);
+  CHECK(std::equal(a.data(), a.data() + a.size(), b.data(), b.data() + b.size()));
+
+  const auto refused = [&](const Json& source) {
+    return message_of<ConfigError>([&] { open(source, with); });
+  };
+  CHECK(has(refused({{"weights", "*_prj"}}), "e.json at /source/weights: no tensor of "));
+  CHECK(has(refused({{"weights", Json::array()}}), "e.json at /source/weights: expected a string or a list"));
+  CHECK(has(refused({{"weights", "*"}, {"tensors", "*"}}), "unknown key \"tensors\""));
+  CHECK(config_error({{"weights", "*"}}) ==
+        "e.json at /source/weights: the model's tensors need the key \"model\": {\"path\": folder} in the "
+        "sweep");
+}
+
 TEST_CASE("sources: errors say where and what would do", "[experiments][sources]") {
   CHECK(config_error(Json{{"chekpoint", "x"}}) ==
-        "e.json at /source: a source has one of the keys checkpoint, activations, file, synthetic; found an "
+        "e.json at /source: a source has one of the keys checkpoint, weights, activations, file, synthetic; "
+        "found an "
         "object "
         "{\"chekpoint\":\"x\"}");
   CHECK(config_error(Json{{"checkpoint", "x"}, {"file", "y"}}) ==

@@ -91,7 +91,7 @@ class Mistakes(InFolder):
                  {"source": {"synthetic": {"distribution": "norml", "shape": [8, 64]}}}),
                 ('s.json at /metrics: unknown metric "mse_rl"; did you mean "mse_rel"?', {"metrics": ["mse_rl"]}),
                 ('s.json at /keep: unknown thing to keep "code"; did you mean "codes"?', {"keep": ["code"]}),
-                ('s.json at /source: a source has one of the keys checkpoint, activations, file, synthetic', {"source": {"x": 1}}),
+                ('s.json at /source: a source has one of the keys checkpoint, weights, activations, file, synthetic', {"source": {"x": 1}}),
                 ('a source is one thing, but this one has', {"source": {**SYNTHETIC, "file": "a.npy"}}),
                 ('s.json at /exclude/0: unknown axis "frmat"; did you mean "format"?', {"exclude": [{"frmat": 1}]})):
             with self.subTest(says=says):
