@@ -56,14 +56,13 @@ std::string pointer_of(const std::string& path) {
 }
 
 std::vector<Axis> read_axes(const Json& object, const Place& place,
-                            const nlohmann::ordered_json& written_order) {
+                            const std::vector<std::string>& written_order) {
   std::vector<Axis> axes;
   if (object.is_null()) return axes;
   if (!object.is_object())
     throw ConfigError(place.text() + ": expected an object of axes, found " + describe(object));
   // nlohmann::json sorts keys; cells are multiplied in the order written.
-  std::vector<std::string> order;
-  for (const auto& [key, value] : written_order.items()) order.push_back(key);
+  std::vector<std::string> order = written_order;
   for (const auto& [key, value] : object.items())
     if (std::find(order.begin(), order.end(), key) == order.end()) order.push_back(key);
   for (const std::string& key : order) {

@@ -27,11 +27,11 @@ struct Axis {
   std::vector<AxisValue> shown;  // what the rows of the table carry
 };
 
-/// Reads `axes`, in the order that `written_order` (the same object, unsorted) has them. ConfigError for what
+/// Reads `axes`, in the order that `written_order` (key paths) has them. ConfigError for what
 /// is not a list, an axis without values, the same value twice, and an axis that would overwrite an earlier
 /// one's values.
 std::vector<Axis> read_axes(const Json& object, const Place& place,
-                            const nlohmann::ordered_json& written_order);
+                            const std::vector<std::string>& written_order);
 
 /// One entry of `exclude`: the cells it takes out are those that agree with all of its axes.
 struct Exclude {

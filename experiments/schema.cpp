@@ -102,6 +102,14 @@ std::string sweep_schema() {
                       {"properties", properties},
                       {"required", {"name", "task"}},
                       {"additionalProperties", false}};
+  const Json entries = Json::array(
+      {Json{{"$ref", "#/$defs/sweep"}}, Json{{"type", "string"}, {"description", "another sweep file"}},
+       Json{{"type", "object"},
+            {"properties",
+             {{"file", {{"type", "string"}, {"description", "another sweep file"}}},
+              {"set", {{"type", "object"}, {"description", "{key path: value} put into its sweeps"}}}}},
+            {"required", {"file"}},
+            {"additionalProperties", false}}});
   return Json{{"$schema", "https://json-schema.org/draft/2020-12/schema"},
               {"title", "fp4lab sweep"},
               {"$defs",
@@ -110,7 +118,7 @@ std::string sweep_schema() {
                 {"rule", rule},
                 {"transforms", transforms_schema()}}},
               {"anyOf", Json::array({Json{{"$ref", "#/$defs/sweep"}},
-                                     Json{{"type", "array"}, {"items", {{"$ref", "#/$defs/sweep"}}}}})}}
+                                     Json{{"type", "array"}, {"items", {{"anyOf", entries}}}}})}}
       .dump(2);
 }
 

@@ -11,6 +11,7 @@
 #include "experiments/axes.h"
 #include "experiments/content_hash.h"
 #include "experiments/model/shared_model.h"
+#include "experiments/sweep_file.h"
 
 namespace fp4lab {
 
@@ -80,18 +81,17 @@ std::string compact_resolved(const SweepKeys& keys, const std::vector<Cell>& cel
   return Json{{"name", keys.name}, {"task", keys.task}, {"cells", std::move(list)}}.dump(1);
 }
 
-Sweep resolve(const Json& object, const nlohmann::ordered_json& ordered, const Place& place,
-              const std::string& text, TaskContext& context) {
+Sweep resolve(const WrittenSweep& written, TaskContext& context) {
+  const Json& object = *written.object;
+  const Place& place = written.place;
   Params p(object, place, "a sweep");
   const SweepKeys keys = read_sweep_keys(p);
   check_name(p, keys.name);
   const TaskKind& task = find_task(keys.task, p);
-  const auto ordered_axes =
-      ordered.is_object() && ordered.contains("axes") ? ordered["axes"] : nlohmann::ordered_json::object();
-  const std::vector<Axis> axes = read_axes(*keys.axes, place.child("axes"), ordered_axes);
+  const std::vector<Axis> axes = read_axes(*keys.axes, place.child("axes"), written.axes);
   std::vector<Exclude> excludes = read_excludes(*keys.exclude, place.child("exclude"), axes);
 
-  Sweep sweep{keys.name, keys.description, keys.task, text, "", {}, keys.metrics, {}, {}, {}, {}};
+  Sweep sweep{keys.name, keys.description, keys.task, written.text, "", {}, keys.metrics, {}, {}, {}, {}};
   if (sweep.metrics == std::vector<std::string>{"default"}) sweep.metrics = task.default_columns;
   int64_t combinations = 1;
   for (const Axis& a : axes) {
@@ -160,79 +160,26 @@ Sweep resolve(const Json& object, const nlohmann::ordered_json& ordered, const P
   return sweep;
 }
 
-/// A setting's value is JSON; what is not JSON is text ("--set format=mxfp4").
-Json setting_value(const std::string& text) {
-  try {
-    return parse_json(text, "--set");
-  } catch (const ConfigError&) {
-    return text;
-  }
-}
-
 }  // namespace
-
-Setting parse_setting(const std::string& text) {
-  const size_t equals = text.find('=');
-  if (equals == std::string::npos || equals == 0)
-    throw ConfigError("--set " + text + ": expected key.path=value, as in --set axes.seed=[1,2]");
-  return {text.substr(0, equals), text.substr(equals + 1)};
-}
 
 std::vector<Sweep> load_sweeps(const std::string& path, const std::vector<Setting>& settings,
                                const std::string& hash_cache, std::optional<int64_t> spill_above) {
-  std::string text;
-  Json file = parse_json_file(path, &text);
-  // The same text again, for the order of its axes; parse_json has already vouched for it.
-  nlohmann::ordered_json ordered = nlohmann::ordered_json::parse(text, nullptr, true, true);
-  const bool is_list = file.is_array();
-  if (is_list && file.empty()) throw ConfigError(path + ": an empty list of sweeps");
-  const size_t count = is_list ? file.size() : 1;
-
-  for (const auto& [key, value] : settings) {
-    bool taken = false;
-    for (size_t i = 0; i < count; ++i) {
-      Json& sweep = is_list ? file[i] : file;
-      // An axis' path may hold dots of its own: what follows "axes." is one key.
-      const bool axis = key.starts_with("axes.");
-      if (!sweep.is_object()) continue;
-      // "device" is a key of every task's cells.
-      if (is_list && key != "device" &&
-          !(axis
-                ? sweep.contains("axes") && sweep["axes"].is_object() && sweep["axes"].contains(key.substr(5))
-                : has_path(sweep, key)))
-        continue;
-      if (axis && sweep.contains("axes") && !sweep["axes"].is_object())
-        throw ConfigError("--set " + key + ": \"axes\" is not an object");
-      if (axis)
-        sweep["axes"][key.substr(5)] = setting_value(value);
-      else if (!put_at(sweep, key, setting_value(value)))
-        throw ConfigError("--set " + key + ": leads through something that is not an object");
-      taken = true;
-    }
-    if (!taken) throw ConfigError("--set " + key + ": no sweep of " + path + " has this key");
-  }
-
+  const std::vector<WrittenSweep> written = read_sweep_file(path, settings);
   const std::filesystem::path beside = std::filesystem::path(hash_cache).parent_path();
   const std::string cache =
       (beside.empty() ? std::filesystem::temp_directory_path() / "fp4lab" : beside) / "cache";
   ContentHashes hashes(hash_cache);
   SourceCache sources;
   ModelCache models;
-  TaskContext context{std::filesystem::path(path).parent_path().string(),
-                      [&](const std::string& p) { return hashes.of(p); },
-                      &sources,
-                      &models,
-                      cache,
-                      {spill_above.value_or(machine_memory() / 4), cache}};
+  TaskContext context{"",    [&](const std::string& p) { return hashes.of(p); }, &sources, &models,
+                      cache, {spill_above.value_or(machine_memory() / 4), cache}};
   std::vector<Sweep> sweeps;
-  for (size_t i = 0; i < count; ++i) {
-    const Place place{path, is_list ? "/" + std::to_string(i) : "", nullptr};
-    // A lone sweep that nothing was set in is kept as it was written; otherwise what it came to.
-    const std::string own = is_list || !settings.empty() ? (is_list ? file[i] : file).dump(2) : text;
-    Sweep sweep = resolve(is_list ? file[i] : file, is_list ? ordered[i] : ordered, place, own, context);
+  for (const WrittenSweep& w : written) {
+    context.base_dir = std::filesystem::path(w.place.file).parent_path().string();
+    Sweep sweep = resolve(w, context);
     for (const Sweep& other : sweeps)
       if (other.name == sweep.name)
-        throw ConfigError(place.text() + ": two sweeps of this list are named \"" + sweep.name + "\"");
+        throw ConfigError(w.place.text() + ": two sweeps of this list are named \"" + sweep.name + "\"");
     sweeps.push_back(std::move(sweep));
   }
   hashes.save();

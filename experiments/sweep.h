@@ -39,8 +39,8 @@ using Setting = std::pair<std::string, std::string>;
 /// Splits "axes.seed=[1,2]". ConfigError without '='.
 Setting parse_setting(const std::string& text);
 
-/// Reads a sweep file (one sweep, or a list), applies the settings, multiplies the axes, and resolves every
-/// cell. In a list a setting changes the sweeps that have its key; a setting no sweep takes is an error.
+/// Reads a sweep file (read_sweep_file), multiplies the axes, and resolves every cell; paths in a sweep are
+/// relative to the file it stands in.
 /// `hash_cache` is a file where content hashes are remembered ("" for none); what is gathered from models
 /// goes into the folder "cache" beside it, and so do hidden states of calibration windows above `spill_above`
 /// bytes (default: a quarter of the machine's memory).

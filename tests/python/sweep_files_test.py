@@ -228,6 +228,32 @@ class Settings(InFolder):
         out = self.expect(OK, "merge", "s.json", "--set", "seed=4")
         self.assertIn("b: 1 of 1 cells done, 0 failed, 0 missing", out)
 
+    def test_lists_of_files(self):
+        os.makedirs(self.path("deep", "data"))
+        program.safetensors(self.path("deep", "data", "w.safetensors"), {"a": np.ones((2, 32), "float32")})
+        self.write("deep/c.json", json.dumps([{**GOOD, "name": "c", "source": {"file": "data/w.safetensors"}},
+                                              {**GOOD, "name": "d", "seed": 3}]))
+        self.write("lone.json", json.dumps({**GOOD, "name": "lone"}))
+        self.write("s.json", json.dumps(["lone.json", {**GOOD, "name": "a"},
+                                         {"file": "deep/c.json", "set": {"seed": 5, "axes.format": ["int4"]}}]))
+        self.assertEqual(self.cells(), {"lone": 2, "a": 2, "c": 1, "d": 1})  # in the order written; paths from c.json
+        self.assertEqual(self.cells('axes.format=["int4","nvfp4","int8"]'), {"lone": 3, "a": 3, "c": 3, "d": 3})
+        self.expect(OK, "run", "s.json", "--set", "seed=7")
+        with h5py.File(self.path("results", "d.h5"), "r") as file:
+            self.assertEqual(json.loads(file["experiment/written"].asstr()[()])["seed"], 7)  # the setting is the last word
+        for says, text in (
+                ("s.json at /1: none.json: cannot open", '["lone.json", "none.json"]'),
+                ("s.json at /0/set/sed: no sweep of ", '[{"file": "deep/c.json", "set": {"sed": 1}}]'),
+                ("s.json at /0/set: expected an object, found 1", '[{"file": "deep/c.json", "set": 1}]'),
+                ('s.json at /0: unknown key "sets"', '[{"file": "deep/c.json", "sets": {}}]'),
+                ('lone.json: two sweeps of this list are named "lone"', '["lone.json", "lone.json"]'),
+                ("s.json names itself", '["lone.json", "s.json"]')):
+            self.write("s.json", text)
+            self.expect(CONFIG, "check", "s.json", says=says)
+        self.write("s.json", '["other.json"]')
+        self.write("other.json", '["s.json"]')
+        self.expect(CONFIG, "check", "s.json", says=["other.json at /0: s.json names itself, by way of s.json, other.json"])
+
     def test_comments_and_pipes(self):
         text = "// a sweep\n" + json.dumps(GOOD).replace('"axes"', '/* axes */ "axes"') + " // end\n"
         self.write("s.json", text)
