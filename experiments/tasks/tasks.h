@@ -7,5 +7,6 @@ namespace fp4lab {
 TaskKind tensor_error_task();
 TaskKind layer_task();
 TaskKind model_task();
+TaskKind lemma_task();
 
 }  // namespace fp4lab
