@@ -12,6 +12,7 @@
 #include "experiments/sources/file_source.h"
 #include "experiments/tasks/kept_codes.h"
 #include "experiments/tasks/tasks.h"
+#include "experiments/tasks/tensor_input.h"
 #include "formats/registry.h"
 #include "kernels/cpu/linear_map.h"
 #include "methods/method.h"
@@ -22,15 +23,7 @@ namespace {
 
 class TensorError : public CellTask {
  public:
-  TensorError(Params& p, const TaskContext& context) {
-    const int64_t seed = p.integer("seed", 1, {"of synthetic tensors and random signs", 0, 0x1p53});
-    const Json& source = p.raw(
-        "source",
-        {"where the tensors come from: {\"checkpoint\": ...}, {\"activations\": ...}, {\"file\": ...} or "
-         "{\"synthetic\": ...}"});
-    const Json& model = p.raw("model", {"{\"path\": checkpoint folder}: whose activations"});
-    const Json& calibration =
-        p.raw("calibration", {"{\"corpus\": token file, ...}: on what text they are captured"});
+  TensorError(Params& p, const TaskContext& context) : input_(p) {
     const Json& format = p.raw("format", {"a named format, or an object"});
     const Json& method = p.raw("method", {"a named method, or an object; default rtn"});
     const Json& overrides = p.raw("overrides", {"list of {\"match\": pattern, \"format\": format}: other "
@@ -47,35 +40,20 @@ class TensorError : public CellTask {
         p.fail("keep", unknown_name("thing to keep", k, std::vector<std::string>{"metrics", "codes"}));
       keep_codes_ = keep_codes_ || k == "codes";
     }
-    if (source.is_null()) p.fail("source", "missing key \"source\": where the tensors come from");
+    input_.require(p);
     if (format.is_null()) p.fail("format", "missing key \"format\"");
 
-    const bool captured = source.is_object() && source.contains("activations");
-    for (const char* key : {"model", "calibration"})
-      if (!captured && p.has(key)) p.fail(key, str("only a source of activations reads \"", key, "\""));
-    SourceContext around{context.base_dir, uint64_t(seed), context.content_hash};
-    if (!model.is_null()) around.model = &model;
-    if (!calibration.is_null()) around.calibration = &calibration;
-    around.model_place = p.place("model"), around.calibration_place = p.place("calibration");
-    around.models = context.models, around.cache_dir = context.cache_dir;
-    around.spill = context.spill;
-    const SourceCache::Opened opened = context.sources->open(source, p.place("source"), around);
-    source_ = opened.source;
+    input_.open(p, context);
     const FormatSpec base = parse_format(format, p.place("format")).spec;
     if (!method.is_null()) method_ = parse_method(method, p.place("method")).spec;
-    seed_ = uint64_t(seed);
-    formats_.assign(source_->tensors().size(), base);
+    formats_.assign(input_.tensors().size(), base);
     p.set_resolved("overrides", read_overrides(overrides, p.place("overrides")));
     for (size_t i = 0; i < formats_.size(); ++i) check_tensor(p, i);
 
-    p.set_resolved("source", *opened.resolved);
+    input_.resolve(p, draws_signs());
     p.set_resolved("format", format_json(base));
     p.set_resolved("method", method_json(method_));
     p.set_resolved("keep", keep_codes_);
-    // Nothing is drawn:
-    for (const char* key : {"model", "calibration"}) p.drop_resolved(key);  // in the source
-    if (!opened.resolved->contains("synthetic") && !opened.resolved->contains("seed") && !draws_signs())
-      p.drop_resolved("seed");
   }
 
   Record run() override;
@@ -83,7 +61,7 @@ class TensorError : public CellTask {
   Estimate estimate() const override {
     double elements = 0, largest = 0, per_element = 20e-9;  // metrics: about 50 M elements/s on one core
     for (size_t i = 0; i < formats_.size(); ++i) {
-      const SourceTensor& t = source_->tensors()[i];
+      const SourceTensor& t = input_.tensors()[i];
       elements += double(t.rows) * double(t.cols);
       largest = std::max(largest, double(t.rows) * double(t.cols));
     }
@@ -97,7 +75,7 @@ class TensorError : public CellTask {
       }
     // One tensor in float32 with its group amax and codes, under a transform also in the other coordinates;
     // kept codes of all tensors stay, and once more in the part's image.
-    const Source::Cost source = source_->cost();
+    const Source::Cost source = input_.source().cost();
     const double own = largest * (transformed() ? 10 : 6) + (keep_codes_ ? elements * 2 : 0);
     return {source.seconds + elements * per_element, std::max(source.bytes, own)};
   }
@@ -117,7 +95,7 @@ class TensorError : public CellTask {
       const FormatSpec spec = parse_format(value, p.place("format")).spec;
       bool any = false;
       for (size_t i = 0; i < formats_.size(); ++i)
-        if (pattern_matches(match, source_->tensors()[i].name)) formats_[i] = spec, any = true;
+        if (pattern_matches(match, input_.tensors()[i].name)) formats_[i] = spec, any = true;
       if (!any) p.fail("match", "matches no tensor of the source");
       resolved.push_back({{"match", match}, {"format", format_json(spec)}});
     }
@@ -125,7 +103,7 @@ class TensorError : public CellTask {
   }
 
   void check_tensor(const Params& p, size_t i) const {
-    const SourceTensor& t = source_->tensors()[i];
+    const SourceTensor& t = input_.tensors()[i];
     const SiteKind site = site_of_tensor(t.name).value_or(SiteKind::qkv);
     if (needs_of(method_, site, &formats_[i]).any() || method_.rotation.kind != RotationSpec::none)
       p.fail("method",
@@ -135,26 +113,14 @@ class TensorError : public CellTask {
       if (!problem.empty()) p.fail("method", problem);
     if (const std::string problem = shape_problem(formats_[i], t.cols); !problem.empty())
       p.fail("format", str("tensor ", t.name, " is (", t.rows, ", ", t.cols, "): ", problem));
-    if (!same_at_every_site(method_.transform) && !site_of_tensor(t.name))
-      p.fail("method", str("the transforms differ by site, and tensor ", t.name,
-                           " does not tell its own; names that do end in q_proj, k_proj, v_proj, o_proj, "
-                           "gate_proj, up_proj or down_proj, with or without .weight"));
-    for (const TransformSpec& transform : transforms_of(i))
-      if (const std::string problem = transform_problem(transform, fit_of(i)); !problem.empty())
-        p.fail("method", str("tensor ", t.name, " is (", t.rows, ", ", t.cols, "): ", problem));
+    check_tensor_transforms(p, "method", method_.transform, t, fit_of(i));
   }
 
   const std::vector<TransformSpec>& transforms_of(size_t i) const {
-    // Without a site of its own a tensor has the one list there is.
-    return method_.transform[size_t(site_of_tensor(source_->tensors()[i].name).value_or(SiteKind::qkv))];
+    return fp4lab::transforms_of(method_.transform, input_.tensors()[i]);
   }
   TransformFit fit_of(size_t i) const {
-    TransformFit fit;
-    fit.channels = source_->tensors()[i].cols;
-    fit.group_size = formats_[i].group_size;
-    fit.seed = seed_, fit.index = uint64_t(i);
-    fit.weights = &formats_[i];
-    return fit;
+    return fit_of_tensor(input_.tensors()[i], i, input_.seed(), formats_[i].group_size, &formats_[i]);
   }
   bool transformed() const {
     for (size_t i = 0; i < formats_.size(); ++i)
@@ -174,17 +140,16 @@ class TensorError : public CellTask {
   };
   Measured measure(size_t i) const;
 
-  std::shared_ptr<const Source> source_;
+  TensorInput input_;
   std::vector<FormatSpec> formats_;  // of each tensor
   MethodSpec method_;
-  uint64_t seed_ = 1;
   double outlier_share_ = 0.001;
   bool keep_codes_ = false;
 };
 
 TensorError::Measured TensorError::measure(size_t i) const {
   const FormatSpec& format = formats_[i];
-  const Matrix x = source_->load(i);
+  const Matrix x = input_.source().load(i);
   const LinearMap map = fit_transforms(transforms_of(i), fit_of(i));
   if (map.identity()) {
     QuantizedMatrix q = quantize(format, x, method_.weight_scales);
@@ -197,7 +162,7 @@ TensorError::Measured TensorError::measure(size_t i) const {
     try {
       return quantize(format, y, method_.weight_scales);
     } catch (const DataError& e) {  // the source is finite, but sums of huge elements need not be
-      throw DataError(str("tensor ", source_->tensors()[i].name, " after its transform: ", e.what()));
+      throw DataError(str("tensor ", input_.tensors()[i].name, " after its transform: ", e.what()));
     }
   }();
   const ErrorSums rotated = measure_errors(y, q, outlier_share_);
@@ -221,7 +186,7 @@ Record TensorError::run() {
   Sha256 digest;
   for (size_t i = 0; i < formats_.size(); ++i) {
     check_interrupt();
-    const SourceTensor& t = source_->tensors()[i];
+    const SourceTensor& t = input_.tensors()[i];
     const auto [q, sums] = measure(i);
     for (size_t m = 0; m < metrics.size(); ++m) per_tensor[m].push_back(metrics[m].value(sums));
     total += sums;

@@ -249,7 +249,7 @@ class Activations(Mistakes):
     def test_sources(self):
         synthetic = {"synthetic": {"distribution": "normal", "shape": [4, 64]}}
         for says, keys in (
-                ('/model: only a source of activations reads "model"', {"source": synthetic, "calibration": None}),
+                ('/model: only a source of activations or weights reads "model"', {"source": synthetic, "calibration": None}),
                 ('/calibration: only a source of activations reads "calibration"', {"source": synthetic, "model": None}),
                 ('/source/activations: captured inputs need the key "model"', {"model": None}),
                 ('/source/activations: captured inputs need the key "calibration"', {"calibration": None}),
