@@ -4,7 +4,8 @@
 namespace fp4lab {
 
 const std::vector<TaskKind>& task_kinds() {
-  static const std::vector<TaskKind> kinds = {tensor_error_task(), layer_task(), model_task(), lemma_task()};
+  static const std::vector<TaskKind> kinds = {tensor_error_task(), layer_task(),        model_task(),
+                                              lemma_task(),        distribution_task(), scale_range_task()};
   return kinds;
 }
 

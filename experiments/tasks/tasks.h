@@ -8,5 +8,7 @@ TaskKind tensor_error_task();
 TaskKind layer_task();
 TaskKind model_task();
 TaskKind lemma_task();
+TaskKind distribution_task();
+TaskKind scale_range_task();
 
 }  // namespace fp4lab
