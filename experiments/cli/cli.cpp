@@ -20,6 +20,7 @@ const std::vector<Command>& commands() {
        &command_plan},
       {"check", "SWEEP.json", "only validates", &command_check},
       {"table", "SWEEP.json | RESULTS.h5", "prints results as markdown, csv or latex", &command_table},
+      {"report", "RESULTS.h5...", "writes an HTML page: tables, figures, provenance", &command_report},
       {"merge", "SWEEP.json", "writes results/<name>.h5 from the parts that are there", &command_merge},
       {"list", "[KIND [NAME]]", "what there is: formats, elements, scale_types, rules, methods, sources...",
        &command_list},

@@ -21,6 +21,7 @@ int command_plan(const std::vector<std::string>& arguments);
 int command_run(const std::vector<std::string>& arguments);
 int command_check(const std::vector<std::string>& arguments);
 int command_table(const std::vector<std::string>& arguments);
+int command_report(const std::vector<std::string>& arguments);
 int command_merge(const std::vector<std::string>& arguments);
 int command_list(const std::vector<std::string>& arguments);
 int command_schema(const std::vector<std::string>& arguments);

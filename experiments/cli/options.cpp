@@ -12,10 +12,10 @@ namespace po = boost::program_options;
 
 bool parse_options(const std::string& command, const std::string& summary,
                    const std::vector<std::string>& arguments, po::options_description options,
-                   const std::string& positional, po::variables_map& values) {
+                   const std::string& positional, po::variables_map& values, int most) {
   options.add_options()("help,h", "this page");
   po::positional_options_description places;
-  if (!positional.empty()) places.add(positional.c_str(), 1);
+  if (!positional.empty()) places.add(positional.c_str(), most);
   try {
     po::store(po::command_line_parser(arguments)
                   .options(options)

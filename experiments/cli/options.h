@@ -9,12 +9,12 @@
 namespace fp4lab {
 
 /// Parses `arguments`; positional ones go to the option named `positional` ("" for none). Prints the help of
-/// the command and returns false for --help. ConfigError for unknown options (with the known ones) and bad
-/// values.
+/// the command and returns false for --help. At most `most` positional ones; -1: any number. ConfigError for
+/// unknown options (with the known ones) and bad values.
 bool parse_options(const std::string& command, const std::string& summary,
                    const std::vector<std::string>& arguments,
                    boost::program_options::options_description options, const std::string& positional,
-                   boost::program_options::variables_map& values);
+                   boost::program_options::variables_map& values, int most = 1);
 
 /// The options that choose and change sweeps: FILE, --set, --results.
 void add_sweep_options(boost::program_options::options_description& options);

@@ -8,6 +8,7 @@
 #include "analysis/table.h"
 #include "experiments/cli/cli.h"
 #include "experiments/cli/options.h"
+#include "experiments/cli/report.h"
 
 namespace fp4lab {
 
@@ -77,7 +78,9 @@ int command_run(const std::vector<std::string>& arguments) {
       "threads", po::value<int>()->default_value(0)->value_name("N"),
       "threads of all jobs together; 0: all processors")("fresh", "computes stored cells again")(
       "device", po::value<std::string>()->value_name("NAME"), "short for --set device=NAME")(
-      "no-table", "prints no table at the end");
+      "no-table", "prints no table at the end")(
+      "report", po::value<std::string>()->value_name("PAGE.html"),
+      "writes a page of all sweeps of the file at the end, also when cells failed");
   po::variables_map values;
   if (!parse_options("run", "computes the cells that are not stored yet and prints the table", arguments,
                      options, "file", values))
@@ -98,10 +101,14 @@ int command_run(const std::vector<std::string>& arguments) {
     values.insert({"set", po::variable_value(settings, false)});
   }
   std::vector<Sweep> sweeps = sweeps_from(values);
+  std::optional<ReportPage> page;
+  if (values.count("report")) page.emplace(values["report"].as<std::string>());
+  std::vector<std::string> files;
   install_interrupt_handler();
   int code = kExitOk;
   for (Sweep& sweep : sweeps) {
     const RunSummary s = run_sweep(sweep, run);
+    files.push_back(s.file);
     const long long done = s.cells - s.missing - s.failed;
     std::fprintf(stderr, "%s: %lld of %lld cells done", sweep.name.c_str(), done,
                  static_cast<long long>(s.cells));
@@ -129,6 +136,11 @@ int command_run(const std::vector<std::string>& arguments) {
                   << sweep.name << (sweep.description.empty() ? "" : ": " + sweep.description) << "\n\n";
       print_table(sweep, s.file);
     }
+  }
+  if (page) {
+    std::vector<std::string> words = {"fp4lab", "run"};
+    words.insert(words.end(), arguments.begin(), arguments.end());
+    if (const int written = page->write(files, shell_line(words)); written != kExitOk) return written;
   }
   return code;
 }
