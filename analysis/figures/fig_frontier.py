@@ -77,7 +77,7 @@ def draw(points):
     at.set_ylim(len(rows) - 0.5, -0.5)
     at.set_yticks(range(len(rows)), [f"{style.plain(format)}, {bits:.4g}" for bits, format in rows])
     at.grid(False, axis="y")
-    at.set_ylabel("format, bits per weight")
+    at.set_title("by format and bits per weight", loc="left")  # few rows have no room for a label along them
     at.set_xlabel("KL(full || quantized) (nats per token)")
     handles = [Line2D([], [], color="#9a9a9a", marker="o", linestyle="none", markersize=4, label="a method"),
                Line2D([], [], color="#d55e00", marker="s", linestyle="none", markersize=6, markerfacecolor="white",
