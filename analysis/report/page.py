@@ -66,11 +66,17 @@ def facts(result):
     return line + f"; {number(result.seconds, 3)} s of computing, all cells together."
 
 
-def pretty(text):
+def resolved_text(text):
+    """The resolved sweep as JSON: what all its cells share once, then what each has of its own, a line per cell."""
     try:
-        return json.dumps(json.loads(text), indent=1, ensure_ascii=False)
-    except ValueError:
+        sweep = json.loads(text)
+        cells = sweep.pop("cells")
+        shared = {k: v for k, v in cells[0].items() if all(k in c and c[k] == v for c in cells)}
+    except (ValueError, KeyError, IndexError, AttributeError, TypeError):
         return text
+    own = [json.dumps({k: v for k, v in c.items() if k not in shared}, ensure_ascii=False) for c in cells]
+    head = json.dumps({**sweep, "in every cell": shared}, indent=1, ensure_ascii=False)
+    return head[:-2] + ',\n "cells": [\n  ' + ",\n  ".join(own) + "\n ]\n}"
 
 
 def section(result, ident, comparison, figures, default_columns, alone):
@@ -89,7 +95,7 @@ def section(result, ident, comparison, figures, default_columns, alone):
         folded(sections.who(result), sections.provenance(result), open_=alone), repeat(result),
         folded("The sweep as written", tag("pre", tag("code", result.written))),
         folded("The sweep as resolved: every default filled in, files by the hash of their content",
-               tag("pre", tag("code", pretty(result.resolved))))]
+               tag("pre", tag("code", resolved_text(result.resolved))))]
     return tag("section", join([p for p in parts if p], "\n"), aria_labelledby=ident)
 
 

@@ -62,10 +62,14 @@ class Pages(WithPage):
         for row, value, time_ in zip(rows[1:], error, seconds):
             self.assertAlmostEqual(float(row[1]) / value, 1, delta=5e-5)
             self.assertAlmostEqual(float(row[3].replace("−", "-")) / time_, 1, delta=5e-3)
+        checkout = "" if commit == "unknown" else f"git checkout {commit}\n"  # a machine without git
         for part in ("Which is nearer?", "Task tensor_error: 2 of 2 cells done", commit, cpu,
-                     f"git checkout {commit}\n./lab run s.json", read(self.path("s.json")).decode(),
-                     json.dumps(resolved, indent=1, ensure_ascii=False), "fp4lab report results/s.h5"):
+                     checkout + "./lab run s.json", read(self.path("s.json")).decode(), "fp4lab report results/s.h5"):
             self.assertIn(part, page.text)
+        begin = page.text.index('{\n "name": "s",\n "task": "tensor_error"')  # the resolved sweep: nothing of it is lost
+        shown, _ = json.JSONDecoder().raw_decode(page.text[begin:])
+        shared = shown.pop("in every cell")
+        self.assertEqual({**shown, "cells": [{**shared, **own} for own in shown["cells"]]}, resolved)
         self.assertEqual(page.table("s: every cell")[1][0], key[:12])
         self.assertIn(["seconds", "s", "wall time of the cell"], page.table("s: columns"))
         # Right-aligned, sorted by the whole number and not by its five digits.
