@@ -28,15 +28,30 @@ Json transforms_schema() {
   return one;
 }
 
-Json method_schema() {
+/// The transforms of a whole model: the same everywhere, or by site.
+Json site_transforms_schema() {
   const Json transforms = {{"$ref", "#/$defs/transforms"}};
   Json by_site = {{"type", "object"}, {"minProperties", 1}, {"additionalProperties", false}};
   for (const SiteKind s : {SiteKind::qkv, SiteKind::o, SiteKind::gate_up, SiteKind::down})
     by_site["properties"][std::string(name(s))] = transforms;
+  return Json::array({transforms, by_site});
+}
+
+Json method_schema() {
   Json method = schema_of(declared_keys(declare_method));
   Json& key = method["properties"]["transform"];
-  key = {{"anyOf", Json::array({transforms, by_site})}, {"description", key["description"]}};
+  key = {{"anyOf", site_transforms_schema()}, {"description", key["description"]}};
   return name_or_object(method_names(), method);
+}
+
+/// Of the tasks that look at tensors alone: also none, and one with a label for its row.
+Json tensor_transform_schema() {
+  Json all = site_transforms_schema();
+  all.push_back({{"type", "null"}});
+  all.push_back({{"type", "object"},
+                 {"properties", {{"type", {{"enum", transform_names()}}}, {"label", {{"type", "string"}}}}},
+                 {"required", {"type", "label"}}});
+  return all;
 }
 }  // namespace
 
@@ -78,6 +93,8 @@ std::string sweep_schema() {
   properties["source"] = {{"anyOf", sources}};
   properties["format"] = {{"$ref", "#/$defs/format"}};
   properties["method"] = method_schema();
+  properties["transform"] = {{"anyOf", tensor_transform_schema()},
+                             {"description", properties["transform"]["description"]}};
   properties["name"] = {{"type", "string"}, {"description", "names the result file: results/<name>.h5"}};
   properties["description"] = {{"type", "string"}};
   properties["task"] = {{"enum", tasks}};

@@ -70,6 +70,18 @@ class Commands(InFolder):
             self.write("s.json", json.dumps(sweep))
             self.expect(CONFIG, "check", "s.json")
 
+        fits = {"name": "s", "task": "distribution", "source": GOOD["source"]}
+        for transform in (None, "hadamard", {"type": "hadamard", "k": 16}, {"type": "hadamard", "label": "h"},
+                          ["hadamard", {"type": "dct"}], {"qkv": "hadamard"}):
+            check.validate({**fits, "transform": transform})
+            self.write("s.json", json.dumps({**fits, "transform": transform}))
+            found = self.run_here("check", "s.json")
+            self.assertEqual(found[0], CONFIG if transform == {"qkv": "hadamard"} else OK, found)
+        for transform in ("hadamrd", 3, {"type": "hadamrd", "label": "h"}, {"type": "hadamard", "size": 16}, ["x"]):
+            self.assertFalse(check.is_valid({**fits, "transform": transform}), transform)
+            self.write("s.json", json.dumps({**fits, "transform": transform}))
+            self.expect(CONFIG, "check", "s.json")
+
     def test_plan(self):
         self.sweep()
         self.expect(OK, "run", "s.json", "--set", 'axes.format=["mxfp4"]')
