@@ -20,17 +20,17 @@ class Tensors {
  public:
   Tensors(const TensorFile& file, std::string prefix) : file_(file), prefix_(std::move(prefix)) {}
 
-  const TensorInfo& at(const std::string& suffix, DType dtype, const std::vector<int64_t>& shape) const {
-    const TensorInfo& t = of_type(suffix, dtype);
+  TensorInfo at(std::string_view suffix, DType dtype, const std::vector<int64_t>& shape) const {
+    TensorInfo t = of_type(suffix, dtype);
     if (t.shape != shape) refuse(t, str("shape ", text(t.shape), ", expected ", text(shape)));
     return t;
   }
-  const TensorInfo& of_type(const std::string& suffix, DType dtype) const {
-    const TensorInfo& t = file_.at(prefix_ + "." + suffix);
+  TensorInfo of_type(std::string_view suffix, DType dtype) const {
+    TensorInfo t = any(suffix);
     if (t.dtype != dtype) refuse(t, str("dtype ", name(t.dtype), ", expected ", name(dtype)));
     return t;
   }
-  const TensorInfo& any(const std::string& suffix) const { return file_.at(prefix_ + "." + suffix); }
+  TensorInfo any(std::string_view suffix) const { return file_.at(str(prefix_, ".", suffix)); }
   template <class T>
   std::vector<T> read(const TensorInfo& t) const {
     const std::span<const std::byte> bytes = file_.bytes(t);
@@ -84,7 +84,7 @@ void read_scales(DecodedLinear& d, const Tensors& tensors, const TensorInfo& t, 
 }
 
 float read_global(const Tensors& tensors, const char* suffix) {
-  const TensorInfo& t = tensors.at(suffix, DType::F32, {1});
+  const TensorInfo t = tensors.at(suffix, DType::F32, {1});
   const float value = tensors.read<float>(t)[0];
   if (!(value > 0) || !std::isfinite(value)) tensors.refuse(t, str(value, " is not a positive number"));
   return value;
@@ -152,7 +152,7 @@ DecodedLinear decode_linear(Layout layout, const TensorFile& file, const std::st
     }
     case Layout::fp_quant: {
       nibbles("qweight");
-      const TensorInfo& scales = tensors.of_type("scales", DType::U8);
+      const TensorInfo scales = tensors.of_type("scales", DType::U8);
       d.groups = groups_of(tensors, scales, rows, cols);
       const int64_t size = cols / d.groups;  // what tells its two formats apart
       if (size != 16 && size != 32)
@@ -167,13 +167,13 @@ DecodedLinear decode_linear(Layout layout, const TensorFile& file, const std::st
       for (const uint32_t eight :
            tensors.read<uint32_t>(tensors.at("weight_packed", DType::I32, {rows, cols / 8})))
         for (int j = 0; j < 8; ++j) d.codes.push_back(uint8_t(((eight >> (4 * j) & 15) - 8) & 15));
-      const TensorInfo& scales = tensors.any("weight_scale");
+      const TensorInfo scales = tensors.any("weight_scale");
       if (scales.dtype != DType::F16 && scales.dtype != DType::BF16)
         tensors.refuse(scales, str("dtype ", name(scales.dtype), ", expected F16 or BF16"));
       d.groups = groups_of(tensors, scales, rows, cols);
       const Value scale = scales.dtype == DType::F16 ? f16_scale : bf16_scale;
       read_scales<uint16_t>(d, tensors, scales, scale);
-      const TensorInfo& shape = tensors.at("weight_shape", DType::I64, {2});
+      const TensorInfo shape = tensors.at("weight_shape", DType::I64, {2});
       const std::vector<int64_t> found = tensors.read<int64_t>(shape);
       if (found != std::vector<int64_t>{rows, cols})
         tensors.refuse(shape, str("says ", text(found), ", expected ", text({rows, cols})));
