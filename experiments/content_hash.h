@@ -12,7 +12,7 @@ class ContentHashes {
   /// that cannot be read is started anew; it is only ever a saving of time.
   explicit ContentHashes(std::string cache_file);
   /// Hash of a file, or of a checkpoint (its folder or its index): the files its tensors come from, its index
-  /// and its config.json, by name. DataError when something cannot be read.
+  /// and its config.json (and hf_quant_config.json), by name. DataError when something cannot be read.
   std::string of(const std::string& path);
   /// Writes the cache if it changed; failing to is no error.
   void save();

@@ -58,8 +58,10 @@ void check_tensor(const TensorFile& file, const TensorInfo& t, const std::vector
 
 /// The file holds what the config asks for, in shapes and dtypes that we read, and nothing that would change
 /// what the model computes.
-void check_tensors(const std::string& path, const ModelConfig& config, const TensorFile& file) {
-  const std::vector<Expected> expected = expected_tensors(config);
+void check_tensors(const std::string& path, const ModelConfig& config, const TensorFile& file,
+                   const std::function<bool(std::string_view)>& elsewhere) {
+  std::vector<Expected> expected = expected_tensors(config);
+  if (elsewhere) std::erase_if(expected, [&](const Expected& e) { return elsewhere(e.name); });
   std::vector<std::string> missing;
   for (const Expected& e : expected)
     if (!file.find(e.name)) missing.push_back(e.name);
@@ -76,6 +78,7 @@ void check_tensors(const std::string& path, const ModelConfig& config, const Ten
   }
   for (const TensorInfo& t : file.tensors()) {
     if (known.contains(t.name) || t.name.ends_with(".rotary_emb.inv_freq")) continue;
+    if (elsewhere && elsewhere(t.name)) continue;
     if (t.name == kHead) {  // tied: a copy of the embedding, which is what is read
       check_tensor(file, t, {config.vocab_size, config.hidden_size});
       continue;
@@ -117,15 +120,15 @@ void load_rows(const TensorFile& file, const TensorInfo& t, int64_t begin, int64
 Checkpoint::Checkpoint(std::string path, ModelConfig config, TensorFile file)
     : path_(std::move(path)), config_(std::move(config)), file_(std::move(file)) {}
 
-Checkpoint Checkpoint::open(const std::string& path) {
+Checkpoint Checkpoint::open(const std::string& path, const std::function<bool(std::string_view)>& elsewhere) {
   std::error_code ignored;
   if (!std::filesystem::is_directory(path, ignored))
     throw DataError(path +
                     (std::filesystem::exists(path, ignored) ? ": is not a folder" : ": no such folder") +
                     "; a checkpoint is a folder with config.json and safetensors");
-  ModelConfig config = read_model_config(path);
+  ModelConfig config = read_model_config(path, bool(elsewhere));
   TensorFile file = TensorFile::open(path);
-  check_tensors(path, config, file);
+  check_tensors(path, config, file, elsewhere);
   return Checkpoint(path, std::move(config), std::move(file));
 }
 

@@ -64,8 +64,8 @@ const Architecture& read_architecture(Params& p) {
 }
 
 /// Refuses what would make the model compute something else than kernels/forward does.
-void refuse_other_models(Params& p, const Architecture& architecture) {
-  if (p.has("quantization_config")) {
+void refuse_other_models(Params& p, const Architecture& architecture, bool quantized) {
+  if (!quantized && p.has("quantization_config")) {
     const Json& q = p.raw("quantization_config", {"must be absent"});
     const bool named = q.is_object() && q.contains("quant_method") && q["quant_method"].is_string();
     p.fail("quantization_config",
@@ -147,12 +147,12 @@ Rope read_rope(Params& p) {
 constexpr double kMaxHidden = 1 << 20, kMaxHeads = 1 << 16, kMaxHeadDim = 1 << 14, kMaxLayers = 1 << 12,
                  kMaxVocabulary = 1 << 24, kMaxPositions = 0x7fffffff;
 
-ModelConfig read_checked(Params& p) {
+ModelConfig read_checked(Params& p, bool quantized) {
   ModelConfig c{};
   const Architecture& architecture = read_architecture(p);
   c.architecture = architecture.name;
   c.qk_norms = architecture.qk_norms;
-  refuse_other_models(p, architecture);
+  refuse_other_models(p, architecture, quantized);
 
   c.hidden_size = p.integer("hidden_size", {"width of the residual stream", 1, kMaxHidden});
   c.intermediate_size = p.integer("intermediate_size", {"width inside the MLP", 1, 4 * kMaxHidden});
@@ -182,14 +182,14 @@ ModelConfig read_checked(Params& p) {
 }
 }  // namespace
 
-ModelConfig read_model_config(const std::string& path) {
+ModelConfig read_model_config(const std::string& path, bool quantized) {
   namespace fs = std::filesystem;
   std::error_code ignored;
   const std::string file = fs::is_directory(path, ignored) ? (fs::path(path) / "config.json").string() : path;
   try {
     const Json json = without_nulls(parse_json_file(file));
     Params p(json, {file, "", nullptr}, "a model's config.json");
-    return read_checked(p);
+    return read_checked(p, quantized);
   } catch (const ConfigError& error) {  // this JSON is data, not a sweep
     throw DataError(error.what());
   }

@@ -30,7 +30,8 @@ struct ModelConfig {
 /// (head_dim = hidden_size / heads, of Qwen3 128; kv_heads = heads, ...). DataError naming file and key for:
 /// a missing or broken file, an architecture or rope type that is not supported (the message lists what is),
 /// biases, another activation than silu, a sliding window in use, a quantization_config, sizes that are
-/// absent, not positive, absurd or do not fit each other.
-ModelConfig read_model_config(const std::string& path);
+/// absent, not positive, absurd or do not fit each other. `quantized`: a quantization_config is passed over,
+/// for somebody else to read.
+ModelConfig read_model_config(const std::string& path, bool quantized = false);
 
 }  // namespace fp4lab

@@ -22,6 +22,11 @@ const std::vector<Command>& commands() {
       {"table", "SWEEP.json | RESULTS.h5", "prints results as markdown, csv or latex", &command_table},
       {"report", "RESULTS.h5...", "writes an HTML page: tables, figures, provenance", &command_report},
       {"merge", "SWEEP.json", "writes results/<name>.h5 from the parts that are there", &command_merge},
+      {"export", "SWEEP.json --cell KEY", "writes a cell's model as a checkpoint that other tools load",
+       &command_export},
+      {"import", "FOLDER", "checks a quantized checkpoint and says what it holds", &command_import},
+      {"convert", "FOLDER --layout NAME", "writes a quantized checkpoint in another layout",
+       &command_convert},
       {"list", "[KIND [NAME]]", "what there is: formats, elements, scale_types, rules, methods, sources...",
        &command_list},
       {"schema", "", "the JSON Schema of sweep files, for editors", &command_schema},
@@ -36,7 +41,7 @@ void print_help(std::FILE* to) {
   std::fprintf(to, "fp4lab %s: what happens to a language model's weights in 4-bit formats\n\n",
                version_text().c_str());
   for (const Command& c : commands())
-    std::fprintf(to, "  fp4lab %-6s %-24s %s\n", std::string(c.name).c_str(),
+    std::fprintf(to, "  fp4lab %-7s %-24s %s\n", std::string(c.name).c_str(),
                  std::string(c.arguments).c_str(), std::string(c.description).c_str());
   std::fprintf(to,
                "\n`fp4lab COMMAND --help` lists its options. Start with: fp4lab run "

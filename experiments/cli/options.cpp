@@ -67,7 +67,7 @@ void add_spill_option(po::options_description& options) {
                         "file of the folder results/cache, not in memory; default a quarter of the memory");
 }
 
-int64_t parse_size(const std::string& text) {
+int64_t parse_size(const std::string& text, const std::string& option) {
   int64_t number = -1;
   const char* const end = text.data() + text.size();
   const auto [stop, error] = std::from_chars(text.data(), end, number);
@@ -80,8 +80,7 @@ int64_t parse_size(const std::string& text) {
                                    {"T", 1000000000000}})
     if (unit == name && number >= 0 && number <= (int64_t(1) << 62) / size) bytes = number * size;
   if (error != std::errc() || bytes < 0 || text[0] == '-')
-    throw ConfigError("--spill-above " + text +
-                      ": expected a number of bytes, as 0, 500M or 8G (K, M, G, T)");
+    throw ConfigError(option + " " + text + ": expected a number of bytes, as 0, 500M or 8G (K, M, G, T)");
   return bytes;
 }
 

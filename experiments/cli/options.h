@@ -23,7 +23,7 @@ std::vector<Sweep> sweeps_from(const boost::program_options::variables_map& valu
 /// --spill-above, for commands that compute or estimate.
 void add_spill_option(boost::program_options::options_description& options);
 /// "0", "500M", "8G" (powers of 1000): bytes. ConfigError otherwise.
-int64_t parse_size(const std::string& text);
+int64_t parse_size(const std::string& text, const std::string& option = "--spill-above");
 
 /// "1/4": shard 1 of 4, counted from 0. ConfigError otherwise.
 std::pair<int, int> parse_shard(const std::string& text);

@@ -113,7 +113,41 @@ std::string layout_problem(Layout layout, const FormatSpec& format, int64_t cols
   return "";
 }
 
-std::vector<LayoutTensor> to_layout(Layout layout, const QuantizedMatrix& q, int64_t begin, int64_t count) {
+bool global_scale_multiplies(Layout layout) { return layout == Layout::modelopt_nvfp4; }
+
+std::string_view input_scale_suffix(Layout layout) {
+  switch (layout) {
+    case Layout::nvfp4_pack_quantized: return "input_global_scale";
+    case Layout::fp_quant: return "act_global_scale";
+    case Layout::modelopt_nvfp4: return "input_scale";
+    case Layout::mxfp4_pack_quantized:
+    case Layout::pack_quantized: return "";
+  }
+  return "";
+}
+
+std::string_view codes_suffix(Layout layout) { return suffixes(layout)[0]; }
+
+std::vector<std::string_view> suffixes(Layout layout) {
+  switch (layout) {
+    case Layout::nvfp4_pack_quantized:
+      return {"weight_packed", "weight_scale", "weight_global_scale", "input_global_scale"};
+    case Layout::mxfp4_pack_quantized: return {"weight_packed", "weight_scale"};
+    case Layout::pack_quantized: return {"weight_packed", "weight_scale", "weight_shape"};
+    case Layout::fp_quant:
+      return {"qweight",
+              "scales",
+              "weight_global_scale",
+              "act_global_scale",
+              "forward_hadamard_matrix",
+              "backward_hadamard_matrix"};
+    case Layout::modelopt_nvfp4: return {"weight", "weight_scale", "weight_scale_2", "input_scale"};
+  }
+  return {};
+}
+
+std::vector<LayoutTensor> to_layout(Layout layout, const QuantizedMatrix& q, int64_t begin, int64_t count,
+                                    std::optional<float> global) {
   const int64_t cols = q.cols(), groups = q.format.groups(cols);
   if (const std::string problem = layout_problem(layout, q.format, cols); !problem.empty())
     throw ConfigError(str(name(layout), ": ", problem));
@@ -129,7 +163,7 @@ std::vector<LayoutTensor> to_layout(Layout layout, const QuantizedMatrix& q, int
     case Layout::nvfp4_pack_quantized:
       return {{"weight_packed", DType::U8, packed, std::move(codes)},
               {"weight_scale", DType::F8_E4M3, grouped, std::move(scales)},
-              {"weight_global_scale", DType::F32, one, bytes_of({divisor(q)})}};
+              {"weight_global_scale", DType::F32, one, bytes_of({global ? *global : divisor(q)})}};
     case Layout::mxfp4_pack_quantized:
       return {{"weight_packed", DType::U8, packed, std::move(codes)},
               {"weight_scale", DType::U8, grouped, std::move(scales)}};
@@ -142,11 +176,11 @@ std::vector<LayoutTensor> to_layout(Layout layout, const QuantizedMatrix& q, int
     case Layout::fp_quant:
       return {{"qweight", DType::U8, packed, std::move(codes)},
               {"scales", DType::U8, grouped, std::move(scales)},
-              {"weight_global_scale", DType::F32, one, bytes_of({divisor(q)})}};
+              {"weight_global_scale", DType::F32, one, bytes_of({global ? *global : divisor(q)})}};
     case Layout::modelopt_nvfp4:
       return {{"weight", DType::U8, packed, std::move(codes)},
               {"weight_scale", DType::F8_E4M3, grouped, std::move(scales)},
-              {"weight_scale_2", DType::F32, one, bytes_of({q.scales.factors.at(0)})}};
+              {"weight_scale_2", DType::F32, one, bytes_of({global ? *global : q.scales.factors.at(0)})}};
   }
   return {};
 }

@@ -14,6 +14,7 @@
 //                          factor, s_T itself                                               Model-Optimizer
 // In a byte of 4-bit elements the even element is the low nibble, everywhere.
 #pragma once
+#include <optional>
 #include <span>
 #include <string>
 #include <string_view>
@@ -56,6 +57,18 @@ struct LayoutTensor {
 /// Rows [begin, begin + count) of a quantized matrix (of one site, say) as a layout's tensors. ConfigError
 /// where layout_problem has something to say; DataError for a divisor that overflows. The divisors are 1 /
 /// s_T rounded to FP32, so a reader's s_T may be an ulp away; everything else is the matrix's own bytes.
-std::vector<LayoutTensor> to_layout(Layout layout, const QuantizedMatrix& q, int64_t begin, int64_t count);
+/// `global`: the global scale to store instead, bit for bit, where it was read from a layout that divides
+/// (multiplies) as this one does.
+std::vector<LayoutTensor> to_layout(Layout layout, const QuantizedMatrix& q, int64_t begin, int64_t count,
+                                    std::optional<float> global = {});
+
+/// Whether the layout's global scales are factors (ModelOpt's); the others' are divisors.
+bool global_scale_multiplies(Layout layout);
+/// The tensor with the tensor scale of a linear's inputs: "input_global_scale"; "" where there is none.
+std::string_view input_scale_suffix(Layout layout);
+/// The tensor with the codes: "weight_packed", "qweight", "weight".
+std::string_view codes_suffix(Layout layout);
+/// Every tensor that a linear may have, in the order they are written.
+std::vector<std::string_view> suffixes(Layout layout);
 
 }  // namespace fp4lab

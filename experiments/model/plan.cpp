@@ -58,6 +58,26 @@ Activations read_activations(const Params& p, const Json& value) {
           value.is_object() && value.contains("tensor_scale")};
 }
 
+/// The cell's format "stored": every linear as the quantized checkpoint has it.
+void plan_stored(const Params& p, ModelPlan& plan, const std::shared_ptr<const StoredModel>& stored,
+                 const Activations* activations, const std::string& scale) {
+  if (!stored)
+    p.fail("format",
+           "\"stored\" is what a quantized checkpoint holds; \"model\" has none: {\"path\": folder}, or "
+           "{\"path\": original, \"quantized\": folder}");
+  for (const char* key : {"method", "overrides"})
+    if (p.has(key)) p.fail(key, "the weights are quantized already, as they are stored");
+  plan.stored = stored;
+  for (size_t layer = 0; layer < plan.layers.size(); ++layer)
+    for (int i = 0; i < kLinears; ++i) {
+      if (!stored->is_stored(int64_t(layer), Linear(i))) continue;
+      const FormatSpec& weights = stored->scheme().weights;
+      plan.layers[layer][size_t(i)] =
+          activations ? linear_plan(weights, *activations, scale)
+                      : LinearPlan{weights, stored->activations(int64_t(layer), Linear(i))};
+    }
+}
+
 Json format_or_null(const std::optional<FormatSpec>& f) { return f ? format_json(*f) : Json(); }
 
 /// Every linear's name, as patterns see it.
@@ -164,11 +184,13 @@ bool ModelPlan::draws_random_numbers() const {
   return false;
 }
 
-ModelPlan read_model_plan(Params& p, const ModelConfig* config, uint64_t seed) {
+ModelPlan read_model_plan(Params& p, const ModelConfig* config, uint64_t seed,
+                          const std::shared_ptr<const StoredModel>& stored) {
   ModelPlan plan;
   plan.seed = seed;
-  const Json& format =
-      p.raw("format", {"of the weights: a named format, an object, or null (full precision)"});
+  const Json& format = p.raw(
+      "format", {"of the weights: a named format, an object, null (full precision), or \"stored\": as a "
+                 "quantized checkpoint has them"});
   const Json& activations =
       p.raw("activations", {"of what flows into the linears: \"same\" as the weights, null "
                             "(full precision, W4A16), or a format; default same"});
@@ -189,7 +211,8 @@ ModelPlan read_model_plan(Params& p, const ModelConfig* config, uint64_t seed) {
   if (p.is_declaring()) return plan;
   if (!p.has("format")) p.fail("format", "missing key \"format\"; null is full precision");
   std::optional<FormatSpec> weights;
-  if (!format.is_null()) weights = parse_format(format, p.place("format")).spec;
+  const bool as_stored = format.is_string() && format.get<std::string>() == "stored";
+  if (!format.is_null() && !as_stored) weights = parse_format(format, p.place("format")).spec;
   const Activations own = p.has("activations") ? read_activations(p, activations)
                                                : Activations{.same = true, .format = {}, .own_scale = false};
   if (own.own_scale && scale == "static")
@@ -198,9 +221,13 @@ ModelPlan read_model_plan(Params& p, const ModelConfig* config, uint64_t seed) {
 
   const LinearPlan all = linear_plan(weights, own, scale);
   plan.layers.assign(size_t(config->layers), {});
-  for (auto& layer : plan.layers) layer.fill(all);
-  plan.head = all;
-  plan.embedding = weights;
+  if (as_stored) {
+    plan_stored(p, plan, stored, own.same ? nullptr : &own, scale);
+  } else {
+    for (auto& layer : plan.layers) layer.fill(all);
+    plan.head = all;
+    plan.embedding = weights;
+  }
 
   Json resolved = Json::array();
   if (!overrides.is_null() && !overrides.is_array())
@@ -242,20 +269,44 @@ ModelPlan read_model_plan(Params& p, const ModelConfig* config, uint64_t seed) {
   if (!plan.quantizes()) plan.method = {};  // nothing that a method could change
   check_plan(p, plan, all, *config);
 
-  p.set_resolved("format", format_or_null(weights));
-  p.set_resolved("activations", format_or_null(all.activations));
+  p.set_resolved("format", as_stored ? Json("stored") : format_or_null(weights));
+  p.set_resolved("activations", as_stored && own.same ? Json("stored") : format_or_null(all.activations));
   p.set_resolved("activation_scale", plan.static_activations ? "static" : "open");
   p.set_resolved("method", method_json(plan.method));
   p.set_resolved("overrides", resolved);
   return plan;
 }
 
+QuantizedWeights make_part(const ModelPlan& plan, const ModelWeights& model, int64_t layer, SiteKind site,
+                           const PartPlan& part, SiteStats* stats) {
+  const auto pointer = [](const std::optional<FormatSpec>& f) { return f ? &*f : nullptr; };
+  try {
+    if (plan.stored && part.formats.weights) {
+      QuantizedWeights out;
+      out.q = plan.stored->quantized(layer, part.linears);
+      out.W = Matrix(out.q->rows(), out.q->cols());
+      dequantize(*out.q, out.W);
+      out.map = plan.stored->map();
+      out.digest = out.q->digest();
+      return out;
+    }
+    return quantize_site(plan.method, site_place(plan, model.config(), layer, site),
+                         pointer(part.formats.weights), pointer(part.formats.activations),
+                         model.load(layer, part.linears), stats);
+  } catch (const DataError& e) {
+    throw DataError(str(site_name(layer, site), ": ", e.what()));
+  }
+}
+
 std::vector<PartPlan> parts_of(const ModelPlan& plan, int64_t layer, SiteKind site) {
   // Linears of different formats share nothing: then each is a site of its own.
   const auto linears = linears_of(site);
   const auto formats = [&](Linear l) { return plan.layers[size_t(layer)][size_t(l)]; };
-  const bool stacked = plan.fuse && std::all_of(linears.begin(), linears.end(),
-                                                [&](Linear l) { return formats(l) == formats(linears[0]); });
+  const bool shared =
+      !plan.stored || !formats(linears[0]).weights || plan.stored->share_scale(layer, linears);
+  const bool stacked = plan.fuse && shared && std::all_of(linears.begin(), linears.end(), [&](Linear l) {
+                         return formats(l) == formats(linears[0]);
+                       });
   if (stacked) return {{{linears.begin(), linears.end()}, formats(linears[0])}};
   std::vector<PartPlan> parts;
   for (const Linear l : linears) parts.push_back({{l}, formats(l)});

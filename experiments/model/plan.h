@@ -2,11 +2,13 @@
 // model.
 #pragma once
 #include <array>
+#include <memory>
 #include <optional>
 #include <vector>
 
-#include "core/model/checkpoint.h"
+#include "core/model/model_weights.h"
 #include "core/params.h"
+#include "experiments/export/stored_model.h"
 #include "kernels/forward/forward.h"
 #include "methods/method.h"
 #include "methods/site.h"
@@ -25,6 +27,8 @@ struct ModelPlan {
   /// The activations' tensor scales come from a calibration; until then their formats say `dynamic`.
   bool static_activations = false;
   std::vector<std::array<LinearPlan, kLinears>> layers;
+  /// What is quantized already, where the cell's format is "stored": codes, scales and rotation come from it.
+  std::shared_ptr<const StoredModel> stored;
   LinearPlan head;
   std::optional<FormatSpec> embedding;  // of the table that tokens are looked up in
 
@@ -35,8 +39,10 @@ struct ModelPlan {
 };
 
 /// Reads format, activations, activation_scale, method, fuse, skip and overrides, checks every linear, and
-/// leaves the canonical form. `config` is null when declaring. ConfigErrors.
-ModelPlan read_model_plan(Params& p, const ModelConfig* config, uint64_t seed);
+/// leaves the canonical form. `config` is null when declaring; `stored` is what "stored" means, or null.
+/// ConfigErrors.
+ModelPlan read_model_plan(Params& p, const ModelConfig* config, uint64_t seed,
+                          const std::shared_ptr<const StoredModel>& stored = nullptr);
 
 /// One part of a site: linears that share everything, and what their weights and inputs are quantized to. A
 /// site is one part, or one per linear when `fuse` is off or their formats differ.
@@ -45,6 +51,11 @@ struct PartPlan {
   LinearPlan formats;
 };
 std::vector<PartPlan> parts_of(const ModelPlan& plan, int64_t layer, SiteKind site);
+
+/// The part as the plan's method makes it of the model's weights, or as it is stored. `stats` as
+/// quantize_site's; used up. DataError naming the site.
+QuantizedWeights make_part(const ModelPlan& plan, const ModelWeights& model, int64_t layer, SiteKind site,
+                           const PartPlan& part, SiteStats* stats);
 
 /// What the transforms of a site and its random numbers depend on.
 SitePlace site_place(const ModelPlan& plan, const ModelConfig& config, int64_t layer, SiteKind site);

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <numeric>
+#include <utility>
 
 #include "methods/rotation/rotated_model.h"
 #include "methods/site.h"
@@ -25,7 +26,7 @@ Matrix embed_tokens(const ModelWeights& model, std::span<const int32_t> ids) {
   return hidden;
 }
 
-Matrix full_precision_hidden(Ops& ops, const Checkpoint& checkpoint, std::span<const int32_t> ids,
+Matrix full_precision_hidden(Ops& ops, const ModelWeights& checkpoint, std::span<const int32_t> ids,
                              int64_t length, const std::function<void()>& step) {
   Forward forward(ops, checkpoint.config(), default_chunk(length), length);
   Matrix hidden = embed_tokens(checkpoint, ids);
@@ -36,14 +37,14 @@ Matrix full_precision_hidden(Ops& ops, const Checkpoint& checkpoint, std::span<c
   return hidden;
 }
 
-QuantizedModel::QuantizedModel(Ops& ops, const Checkpoint& checkpoint, const ModelPlan& plan,
+QuantizedModel::QuantizedModel(Ops& ops, const ModelWeights& checkpoint, const ModelPlan& plan,
                                std::function<void()> step)
     : ops_(ops),
       checkpoint_(checkpoint),
       rotated_(plan.method.rotation.kind == RotationSpec::none
                    ? nullptr
                    : std::make_unique<RotatedModel>(checkpoint, plan.method.rotation, plan.seed)),
-      model_(rotated_ ? *rotated_ : static_cast<const ModelWeights&>(checkpoint)),
+      model_(rotated_ ? *rotated_ : checkpoint),
       plan_(plan),
       step_(std::move(step)),
       head_activations_(plan.head.activations) {}
@@ -90,24 +91,16 @@ BlockWeights QuantizedModel::make_block(int64_t layer, std::array<SiteStats, kSi
       SitePart out;
       out.linears = members(model_, layer, part.linears);
       out.first_output = site.outputs();
-      const auto pointer = [](const std::optional<FormatSpec>& f) { return f ? &*f : nullptr; };
       // A transform moves the statistics; each part begins with the site's own.
       SiteStats own = parts.size() > 1 ? stats[size_t(s)].clone() : std::move(stats[size_t(s)]);
-      QuantizedWeights q = [&] {
-        try {
-          return quantize_site(plan_.method, site_place(plan_, model_.config(), layer, kind),
-                               pointer(part.formats.weights), pointer(part.formats.activations),
-                               model_.load(layer, part.linears), &own);
-        } catch (const DataError& e) {
-          throw DataError(str(site_name(layer, kind), ": ", e.what()));
-        }
-      }();
+      QuantizedWeights q = make_part(plan_, model_, layer, kind, part, &own);
       digest_.update(out.linears[0].name).update(q.digest);
       if (part.formats.weights) reports_.push_back({out.linears[0].name, q.report});
       out.W = ops_.adopt(std::move(q.W));
       out.map = std::move(q.map);
       out.activations = part.formats.activations;
       site.parts.push_back(std::move(out));
+      if (see_) made_.push_back({part.linears, std::move(q.q), {}});
     }
   }
   return block;
@@ -180,8 +173,15 @@ Matrix QuantizedModel::run(std::span<const int32_t> ids, int64_t length, const C
     BlockWeights block = make_block(layer, statistics(layer, calibration, walk ? &*walk : nullptr));
     // The last block's outputs matter to a calibrated head alone, its inputs to static scales.
     if (walk && (plan_.static_activations || layer + 1 < config.layers)) advance(*walk, block);
+    if (see_) {
+      size_t i = 0;
+      for (const SiteWeights& site : block.sites)
+        for (const SitePart& part : site.parts) made_[i++].activations = part.activations;
+      see_(layer, std::exchange(made_, {}));
+    }
+    if (ids.empty()) continue;
     SiteInput count;
-    if (plan_.static_activations)
+    if (plan_.static_activations || plan_.stored)
       count = [&](SiteKind kind, MatrixView<const float> X) {
         for (const SitePart& part : block.sites[size_t(kind)].parts)
           if (part.activations && part.activations->tensor_scale.mode == TensorScale::fixed)

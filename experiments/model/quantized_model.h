@@ -16,7 +16,7 @@ namespace fp4lab {
 Matrix embed_tokens(const ModelWeights& model, std::span<const int32_t> ids);
 
 /// Hidden states after the last block of the model in full precision.
-Matrix full_precision_hidden(Ops& ops, const Checkpoint& checkpoint, std::span<const int32_t> ids,
+Matrix full_precision_hidden(Ops& ops, const ModelWeights& checkpoint, std::span<const int32_t> ids,
                              int64_t length, const std::function<void()>& step);
 
 /// What a model is calibrated on; a plan that needs nothing of it takes an empty one.
@@ -33,15 +33,28 @@ struct PartReport {
   SiteReport report;
 };
 
+/// One part of a site as it was made: what its weights are stored as (nothing in full precision), and what
+/// its inputs are quantized to, with their static scale.
+struct MadePart {
+  std::vector<Linear> linears;
+  std::optional<QuantizedMatrix> q;
+  std::optional<FormatSpec> activations;
+};
+
 class QuantizedModel {
  public:
-  QuantizedModel(Ops& ops, const Checkpoint& checkpoint, const ModelPlan& plan, std::function<void()> step);
+  QuantizedModel(Ops& ops, const ModelWeights& checkpoint, const ModelPlan& plan, std::function<void()> step);
 
-  /// Quantizes block after block and runs each over the windows. Where the method looks at the quantized
-  /// model's inputs, or activation scales are static, the calibration is walked beside: a block is first
-  /// watched with its own weights, then quantized, then run on to the next one's inputs; static scales are
-  /// dynamic until then, and frozen to what they saw.
+  /// Quantizes block after block and runs each over the windows (there may be none). Where the method looks
+  /// at the quantized model's inputs, or activation scales are static, the calibration is walked beside: a
+  /// block is first watched with its own weights, then quantized, then run on to the next one's inputs;
+  /// static scales are dynamic until then, and frozen to what they saw.
   Matrix run(std::span<const int32_t> ids, int64_t length, const Calibration& calibration);
+
+  /// Called by `run` with every block's parts, site by site, when their scales are final.
+  void on_block(std::function<void(int64_t layer, std::vector<MadePart> parts)> see) {
+    see_ = std::move(see);
+  }
 
   /// The head of both models; after `run`.
   Head head();
@@ -70,7 +83,7 @@ class QuantizedModel {
   void count_saturated(const FormatSpec& format, MatrixView<const float> X);
 
   Ops& ops_;
-  const Checkpoint& checkpoint_;
+  const ModelWeights& checkpoint_;
   std::unique_ptr<const ModelWeights> rotated_;
   const ModelWeights& model_;  // what is quantized: the checkpoint, or its rotation
   const ModelPlan& plan_;
@@ -82,6 +95,8 @@ class QuantizedModel {
   std::optional<FormatSpec> head_activations_;
   int64_t seen_ = 0, saturated_ = 0;
   std::vector<PartReport> reports_;
+  std::function<void(int64_t, std::vector<MadePart>)> see_;
+  std::vector<MadePart> made_;  // of the block at hand, for see_
 };
 
 }  // namespace fp4lab

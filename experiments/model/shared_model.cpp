@@ -119,25 +119,55 @@ WalkCost walk_cost(const ModelConfig& c, double tokens, double length) {
           chunk * 4 * (3 * double(c.hidden_size) + 5 * std::max(double(c.intermediate_size), heads))};
 }
 
-std::string read_model_path(Params& p) {
-  return p.text("path",
-                {"a checkpoint folder (config.json and safetensors), relative to the sweep's folder"});
+ModelPaths read_model_paths(Params& p) {
+  ModelPaths paths;
+  paths.path =
+      p.text("path", {"a checkpoint folder (config.json and safetensors), relative to the sweep's folder"});
+  paths.quantized = p.text("quantized", "",
+                           {"the same model quantized, a folder that `fp4lab export` or another tool wrote: "
+                            "\"format\": \"stored\""});
+  return paths;
 }
+
+namespace {
+
+/// Both are the same model, so far as shapes say.
+void check_same_model(const Params& p, const ModelWeights& original, const ModelWeights& quantized) {
+  const ModelConfig &a = original.config(), &b = quantized.config();
+  if (a.architecture != b.architecture || a.layers != b.layers || a.hidden_size != b.hidden_size ||
+      a.intermediate_size != b.intermediate_size || a.heads != b.heads || a.kv_heads != b.kv_heads ||
+      a.head_dim != b.head_dim || a.vocab_size != b.vocab_size)
+    p.fail("quantized", str(quantized.path(), " is another model than ", original.path(),
+                            ": architecture or sizes differ"));
+}
+
+}  // namespace
 
 std::shared_ptr<const SharedModel> ModelCache::model(const Json& object, const Place& place,
                                                      const SourceContext& context, Json& resolved) {
   Params p(object, place, "a model");
-  const std::string text = read_model_path(p);
+  const ModelPaths paths = read_model_paths(p);
   p.done();
-  const std::string path = path_of_key(p, "path", text, context);
+  const std::string path = path_of_key(p, "path", paths.path, context);
   std::shared_ptr<const SharedModel>& model = models_[path];
   if (!model)
     model = at_place(p.place("path"), [&] {
-      return std::make_shared<const SharedModel>(
-          SharedModel{Checkpoint::open(path), context.content_hash(path)});
+      const auto weights = open_model(path);
+      return std::make_shared<const SharedModel>(SharedModel{
+          weights, std::dynamic_pointer_cast<const StoredModel>(weights), context.content_hash(path)});
     });
   resolved = {{"path", model->hash}};
-  return model;
+  if (paths.quantized.empty()) return model;
+  const std::string other = path_of_key(p, "quantized", paths.quantized, context);
+  std::shared_ptr<const SharedModel>& both = models_[path + "\n" + other];
+  if (!both)
+    both = at_place(p.place("quantized"), [&] {
+      const auto stored = std::make_shared<const StoredModel>(StoredModel::open(other));
+      check_same_model(p, *model->weights, *stored);
+      return std::make_shared<const SharedModel>(SharedModel{model->weights, stored, model->hash});
+    });
+  resolved["quantized"] = context.content_hash(other);
+  return both;
 }
 
 std::shared_ptr<const SharedCorpus> ModelCache::corpus(const std::string& path, const Place& place,

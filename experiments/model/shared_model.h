@@ -6,15 +6,17 @@
 #include <memory>
 #include <string>
 
-#include "core/model/checkpoint.h"
+#include "core/model/model_weights.h"
 #include "experiments/corpus.h"
+#include "experiments/export/stored_model.h"
 #include "experiments/sources/source.h"
 
 namespace fp4lab {
 
 struct SharedModel {
-  Checkpoint checkpoint;
-  std::string hash;
+  std::shared_ptr<const ModelWeights> weights;  // in full precision; a quantized checkpoint's are dequantized
+  std::shared_ptr<const StoredModel> stored;    // what `"format": "stored"` means; null without one
+  std::string hash;                             // of `weights`
 };
 
 struct SharedCorpus {
@@ -51,7 +53,8 @@ class MatrixCache {
 class ModelCache {
  public:
   ModelCache();
-  /// {"path": folder} under the key "model"; leaves the content hash in `resolved`. ConfigError for keys,
+  /// {"path": folder} under the key "model", with {"quantized": folder} the same model as somebody quantized
+  /// it; leaves the content hashes in `resolved`. ConfigError for keys,
   /// DataError for the checkpoint, both with the place.
   std::shared_ptr<const SharedModel> model(const Json& object, const Place& place,
                                            const SourceContext& context, Json& resolved);
@@ -81,8 +84,11 @@ WalkCost walk_cost(const ModelConfig& config, double tokens, double length);
 /// Weights of one block's linears.
 double weights_of_block(const ModelConfig& config);
 
-/// Keys of {"path": ...}.
-std::string read_model_path(Params& p);
+/// Keys of {"path": ..., "quantized": ...}.
+struct ModelPaths {
+  std::string path, quantized;
+};
+ModelPaths read_model_paths(Params& p);
 
 /// {"corpus": path, "windows": n, "length": L, "sample": "random" | "first", "offset": n}: the calibration.
 ChosenWindows read_calibration(const Json& object, const Place& place, const SourceContext& context,

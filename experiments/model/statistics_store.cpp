@@ -109,7 +109,7 @@ std::string StatisticsStore::file(const Site& site) const {
 
 /// Whether a whole file of this site is there. A damaged one does not count: it is gathered again.
 bool StatisticsStore::has(const Site& site) const {
-  const int64_t K = model_->checkpoint.shape(linears_of(site.second)[0])[1];
+  const int64_t K = model_->weights->shape(linears_of(site.second)[0])[1];
   try {
     const TensorFile file = TensorFile::open(this->file(site));
     const auto holds = [&](std::string_view name, std::vector<int64_t> shape) {
@@ -134,7 +134,7 @@ std::vector<StatisticsStore::Site> StatisticsStore::missing_of(const std::vector
 Source::Cost StatisticsStore::gather_cost(const std::vector<Site>& sites) const {
   const std::vector<Site> missing = missing_of(sites);
   if (missing.empty()) return {};
-  const ModelConfig& config = model_->checkpoint.config();
+  const ModelConfig& config = model_->weights->config();
   const WalkCost walk = walk_cost(config, double(windows_.tokens.ids.size()), double(windows_.tokens.length));
   std::map<int64_t, double> held;  // a block's sites are gathered together
   for (const auto& [layer, kind] : missing) {
@@ -164,7 +164,7 @@ void StatisticsStore::gather(Ops& ops, const std::vector<Site>& sites,
   request.wanted = [&](int64_t layer, SiteKind kind) {
     return std::find(missing.begin(), missing.end(), Site{layer, kind}) != missing.end();
   };
-  collect_statistics(ops, model_->checkpoint, windows_.tokens.ids, windows_.tokens.length, request, step,
+  collect_statistics(ops, *model_->weights, windows_.tokens.ids, windows_.tokens.length, request, step,
                      [&](int64_t layer, SiteKind kind, SiteStats&& stats) {
                        write({layer, kind}, stats);
                      });

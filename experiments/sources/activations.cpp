@@ -47,7 +47,7 @@ std::unique_ptr<Source> make_activation_source(Params& p, const SourceContext& c
   FP4LAB_CHECK(context.models);
   Json resolved_model;
   const auto model = context.models->model(*context.model, context.model_place, context, resolved_model);
-  const ModelConfig& config = model->checkpoint.config();
+  const ModelConfig& config = model->weights->config();
   ChosenWindows windows =
       read_calibration(*context.calibration, context.calibration_place, context, *context.models, config);
 
@@ -65,7 +65,7 @@ std::unique_ptr<Source> make_activation_source(Params& p, const SourceContext& c
       if (!wanted || std::find(sites.begin(), sites.end(), site) != sites.end()) continue;
       sites.push_back(site);
       const std::string first = linear_name(layer, linears_of(site.second)[0]);
-      tensors.push_back({first, 0, model->checkpoint.shape(Linear(l))[1]});
+      tensors.push_back({first, 0, model->weights->shape(Linear(l))[1]});
       names.push_back(first);
     }
   for (size_t i = 0; i < patterns.size(); ++i)

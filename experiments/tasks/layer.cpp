@@ -81,8 +81,8 @@ class LayerTask : public CellTask {
     const SourceContext where{context.base_dir, seed, context.content_hash};
     Json resolved_model;
     model_ = context.models->model(model, p.place("model"), where, resolved_model);
-    const ModelConfig& config = model_->checkpoint.config();
-    plan_ = read_model_plan(p, &config, seed);
+    const ModelConfig& config = model_->weights->config();
+    plan_ = read_model_plan(p, &config, seed, model_->stored);
     p.done();
     if (plan_.method.rotation.kind != RotationSpec::none)
       p.fail("method", "it rotates the whole model; a layer alone has no residual stream: task model");
@@ -109,7 +109,7 @@ class LayerTask : public CellTask {
   Record run() override;
 
   Estimate estimate() const override {
-    const ModelConfig& c = model_->checkpoint.config();
+    const ModelConfig& c = model_->weights->config();
     const Source::Cost gather = statistics_->gather_cost(sites_);
     double seconds = gather.seconds, most = 0;
     for (const auto& [layer, kind] : sites_) {
@@ -125,7 +125,7 @@ class LayerTask : public CellTask {
 
  private:
   void read_sites(const Params& p, const std::vector<std::string>& patterns) {
-    const ModelConfig& config = model_->checkpoint.config();
+    const ModelConfig& config = model_->weights->config();
     std::vector<bool> matched(patterns.size());
     for (int64_t layer = 0; layer < config.layers; ++layer)
       for (int s = 0; s < kSites; ++s) {
@@ -157,18 +157,15 @@ class LayerTask : public CellTask {
 
 LayerTask::Measured LayerTask::measure(const StatisticsStore::Site& site, Sha256& digest, Record& record) {
   const auto [layer, kind] = site;
-  const Checkpoint& checkpoint = model_->checkpoint;
+  const ModelWeights& checkpoint = *model_->weights;
   const SiteStats stats = statistics_->gathered(*make_cpu_ops(), sites_, site, check_interrupt);
   const Matrix H = whole_hessian(stats.H);
   Measured out;
   for (const PartPlan& part : parts_of(plan_, layer, kind)) {
     check_interrupt();
-    const auto pointer = [](const std::optional<FormatSpec>& f) { return f ? &*f : nullptr; };
     const Matrix W = checkpoint.load(layer, part.linears);
     SiteStats own = stats.clone();
-    const QuantizedWeights q =
-        quantize_site(plan_.method, site_place(plan_, checkpoint.config(), layer, kind),
-                      pointer(part.formats.weights), pointer(part.formats.activations), W.clone(), &own);
+    const QuantizedWeights q = make_part(plan_, checkpoint, layer, kind, part, &own);
     const std::string first = linear_name(layer, part.linears[0]);
     digest.update(first).update(q.digest);
     if (part.formats.weights) out.reports.push_back({first, q.report});

@@ -6,6 +6,7 @@
 
 #include "analysis/language_model.h"
 #include "experiments/model/method_cost.h"
+#include "experiments/model/model_cell.h"
 #include "experiments/model/quantized_model.h"
 #include "experiments/model/statistics_store.h"
 #include "experiments/tasks/site_reports.h"
@@ -44,7 +45,7 @@ const WindowColumn kWindowColumns[] = {
 // clang-format on
 
 /// Bits of all quantized weights over their number.
-double weight_bits(const ModelPlan& plan, const Checkpoint& checkpoint) {
+double weight_bits(const ModelPlan& plan, const ModelWeights& checkpoint) {
   double bits = 0, elements = 0;
   for (const auto& layer : plan.layers)
     for (int l = 0; l < kLinears; ++l) {
@@ -56,7 +57,7 @@ double weight_bits(const ModelPlan& plan, const Checkpoint& checkpoint) {
   return bits / elements;
 }
 
-class ModelTask : public CellTask {
+class ModelTask : public CellTask, public ModelCell {
  public:
   ModelTask(Params& p, const TaskContext& context) {
     const auto seed = uint64_t(p.integer("seed", 1, {"of calibration windows and random signs", 0, 0x1p53}));
@@ -78,8 +79,8 @@ class ModelTask : public CellTask {
     const SourceContext where{context.base_dir, seed, context.content_hash};
     Json resolved_model;
     model_ = context.models->model(model, p.place("model"), where, resolved_model);
-    const ModelConfig& config = model_->checkpoint.config();
-    plan_ = read_model_plan(p, &config, seed);
+    const ModelConfig& config = model_->weights->config();
+    plan_ = read_model_plan(p, &config, seed, model_->stored);
     p.done();
 
     for (ChosenWindows& w : read_evaluation(evaluate, p.place("evaluate"), where, *context.models, config))
@@ -124,6 +125,16 @@ class ModelTask : public CellTask {
 
   Record run() override;
 
+  const SharedModel& model() const override { return *model_; }
+  const ModelPlan& plan() const override { return plan_; }
+  std::string make(const BlockMade& see) override {
+    const std::unique_ptr<Ops> ops = make_cpu_ops();
+    QuantizedModel model(*ops, *model_->weights, plan_, check_interrupt);
+    model.on_block(see);
+    model.run({}, evaluation_[0].tokens.length, calibration(*ops));
+    return model.digest();
+  }
+
   std::vector<std::string> extra_columns() const override {
     std::vector<std::string> names;
     if (evaluation_.size() > 1)
@@ -133,7 +144,7 @@ class ModelTask : public CellTask {
   }
 
   Estimate estimate() const override {
-    const ModelConfig& c = model_->checkpoint.config();
+    const ModelConfig& c = model_->weights->config();
     const double length = double(evaluation_[0].tokens.length), tokens = double(token_count());
     const double head = double(c.vocab_size) * double(c.hidden_size);
     const WalkCost full = walk_cost(c, tokens, length);
@@ -190,6 +201,15 @@ class ModelTask : public CellTask {
 
   void add_corpus(Record& record, const ChosenWindows& corpus, const CorpusScore& score, bool first) const;
 
+  Calibration calibration(Ops& ops) {
+    Calibration out{calibration_ ? &calibration_->tokens : nullptr, {}, spill_};
+    if (statistics_)
+      out.full_precision = [&](int64_t layer, SiteKind site) {
+        return statistics_->gathered(ops, sites_of_interest(), {layer, site}, check_interrupt);
+      };
+    return out;
+  }
+
   std::shared_ptr<const SharedModel> model_;
   ModelPlan plan_;
   std::vector<ChosenWindows> evaluation_;
@@ -227,7 +247,7 @@ void ModelTask::add_corpus(Record& record, const ChosenWindows& corpus, const Co
 
 Record ModelTask::run() {
   const std::unique_ptr<Ops> ops = make_cpu_ops();
-  const Checkpoint& checkpoint = model_->checkpoint;
+  const ModelWeights& checkpoint = *model_->weights;
   const int64_t length = evaluation_[0].tokens.length;
   std::vector<int32_t> ids, labels;
   for (const ChosenWindows& w : evaluation_) ids.insert(ids.end(), w.tokens.ids.begin(), w.tokens.ids.end());
@@ -246,13 +266,8 @@ Record ModelTask::run() {
         hidden_key(), [&] { return full_precision_hidden(*ops, checkpoint, ids, length, check_interrupt); });
   });
   QuantizedModel model(*ops, checkpoint, plan_, check_interrupt);
-  Calibration calibration{calibration_ ? &calibration_->tokens : nullptr, {}, spill_};
-  if (statistics_)
-    calibration.full_precision = [&](int64_t layer, SiteKind site) {
-      return statistics_->gathered(*ops, sites_of_interest(), {layer, site}, check_interrupt);
-    };
   Matrix states;
-  if (quantized) states = named("quantized", [&] { return model.run(ids, length, calibration); });
+  if (quantized) states = named("quantized", [&] { return model.run(ids, length, calibration(*ops)); });
   const Head head = quantized ? model.head() : full_precision_head(*ops, checkpoint);
   std::vector<TokenScores> scores(ids.size());
   named("scoring", [&] {

@@ -140,6 +140,7 @@ TEST_CASE("layouts: every format that fits, written and read by the second decod
       write(path, "model.x", to_layout(layout.layout, q, 1, 4));
       const DecodedLinear d = decode_linear(layout.layout, TensorFile::open(path), "model.x", 4, 256);
       REQUIRE(d.groups == format.spec.groups(256));
+      const Matrix decoded = d.values();
       std::vector<uint8_t> codes(256);
       bool codes_equal = true, scales_equal = true;
       const int width = format.spec.scale.bytes;
@@ -152,7 +153,7 @@ TEST_CASE("layouts: every format that fits, written and read by the second decod
               std::memcmp(&d.scales[size_t(r * d.groups + g)],
                           q.scales.bytes.data() + ((r + 1) * d.groups + g) * width, size_t(width)) == 0;
         for (int64_t c = 0; c < 256; ++c) {
-          const float ours = values(r + 1, c), theirs = d.values(r, c);
+          const float ours = values(r + 1, c), theirs = decoded(r, c);
           if (ours == 0)
             worst = std::max(worst, double(std::fabs(theirs)));
           else
@@ -164,8 +165,8 @@ TEST_CASE("layouts: every format that fits, written and read by the second decod
       // A divisor is an inverse: half an ulp from it, half from the quotient, as much from our own product.
       const bool inverse = format.spec.scale == kE4M3 && layout.layout != Layout::modelopt_nvfp4;
       CHECK(worst <= (inverse ? 3 * 0x1p-24 : 0.0));
-      if (inverse) CHECK(std::abs(int(bits_of(1 / d.divisor)) - int(bits_of(q.scales.factors[0]))) <= 1);
-      if (format.spec.rule.kind == ScaleRule::fpq) CHECK(d.divisor == 3.0f);
+      if (inverse) CHECK(std::abs(int(bits_of(d.tensor_scale())) - int(bits_of(q.scales.factors[0]))) <= 1);
+      if (format.spec.rule.kind == ScaleRule::fpq) CHECK(d.global == 3.0f);
     }
   CHECK(pairs == 16);
 }
@@ -177,29 +178,29 @@ TEST_CASE("layouts: bytes by hand", "[experiments][export]") {
   for (int i = 0; i < 16; ++i) {
     CAPTURE(i);
     CHECK(fp4.codes[size_t(i)] == i);
-    CHECK(fp4.values(0, i) == values[i] / 4);
-    CHECK(std::signbit(fp4.values(0, i)) == (i >= 8));
+    CHECK(fp4.values()(0, i) == values[i] / 4);
+    CHECK(std::signbit(fp4.values()(0, i)) == (i >= 8));
   }
   // Element j at bits 4j, 8 means zero.
   const DecodedLinear i4 = int4_by_hand().decode(Layout::pack_quantized, 1, 8);
   const float integers[8] = {-8, -7, -1, 0, 4, 5, 6, 7};
-  for (int i = 0; i < 8; ++i) CHECK(i4.values(0, i) == integers[i] / 2);
+  for (int i = 0; i < 8; ++i) CHECK(i4.values()(0, i) == integers[i] / 2);
 
   ByHand mx;
   mx.set("weight_packed", DType::U8, {1, 16}, std::string(16, '\x22'));
   mx.set("weight_scale", DType::U8, {1, 1}, "\x80");
-  CHECK(mx.decode(Layout::mxfp4_pack_quantized, 1, 32).values(0, 31) == 2.0f);
+  CHECK(mx.decode(Layout::mxfp4_pack_quantized, 1, 32).values()(0, 31) == 2.0f);
   mx.set("qweight", DType::U8, {1, 16}, std::string(16, '\x22'));
   mx.set("scales", DType::U8, {1, 1}, "\x80");
   mx.set("weight_global_scale", DType::F32, {1}, raw(std::vector<float>{3.0f}));
-  CHECK(mx.decode(Layout::fp_quant, 1, 32).values(0, 0) == 2.0f / 3.0f);
+  CHECK(mx.decode(Layout::fp_quant, 1, 32).values()(0, 0) == 2.0f / 3.0f);
 
   // s_T itself, 448 is the largest scale.
   ByHand modelopt = nvfp4_by_hand();
   modelopt.set("weight", DType::U8, {1, 8}, std::string(8, '\x77'));
   modelopt.set("weight_scale", DType::F8_E4M3, {1, 1}, "\x7e");
   modelopt.set("weight_scale_2", DType::F32, {1}, raw(std::vector<float>{0.25f}));
-  CHECK(modelopt.decode(Layout::modelopt_nvfp4, 1, 16).values(0, 0) == 6 * 448 / 4.0f);
+  CHECK(modelopt.decode(Layout::modelopt_nvfp4, 1, 16).values()(0, 0) == 6 * 448 / 4.0f);
 }
 
 TEST_CASE("layouts: files that are refused, by tensor", "[experiments][export]") {

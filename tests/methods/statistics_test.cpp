@@ -3,6 +3,7 @@
 #include <cmath>
 #include <map>
 
+#include "core/model/checkpoint.h"
 #include "core/random.h"
 #include "kernels/forward/forward.h"
 #include "tests/catch.h"

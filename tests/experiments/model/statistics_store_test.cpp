@@ -3,6 +3,7 @@
 #include <filesystem>
 
 #include "core/io/files.h"
+#include "experiments/export/stored_model.h"
 #include "tests/catch.h"
 #include "tests/core/model/models.h"
 
@@ -34,7 +35,7 @@ TEST_CASE("statistics store: what is gathered is what is loaded, once", "[experi
   const TempFolder folder;
   const std::string dir = (fs::path(folder.path()) / "cache").string();
   const auto model =
-      std::make_shared<const SharedModel>(SharedModel{Checkpoint::open(shipped_model()), "hash"});
+      std::make_shared<const SharedModel>(SharedModel{open_model(shipped_model()), nullptr, "hash"});
   const std::vector<StatisticsStore::Site> sites = {{0, SiteKind::qkv}, {1, SiteKind::down}};
   const StatisticsStore store(dir, model, windows(2, 24), true, true, 16, 4);
   CHECK(store.sample_rows() == 16);
@@ -50,7 +51,7 @@ TEST_CASE("statistics store: what is gathered is what is loaded, once", "[experi
   request.hessians = request.sample = true, request.rows = 16, request.seed = 4;
   int64_t compared = 0;
   collect_statistics(
-      *make_cpu_ops(), model->checkpoint, windows(2, 24).tokens.ids, 24, request, [] {},
+      *make_cpu_ops(), *model->weights, windows(2, 24).tokens.ids, 24, request, [] {},
       [&](int64_t layer, SiteKind kind, SiteStats&& s) {
         const StatisticsStore::Site site{layer, kind};
         if (std::find(sites.begin(), sites.end(), site) == sites.end()) return;
@@ -72,7 +73,7 @@ TEST_CASE("statistics store: what is gathered is what is loaded, once", "[experi
 
   // Other rows, another seed, no Hessians, other text or another model: other files.
   const auto other =
-      std::make_shared<const SharedModel>(SharedModel{Checkpoint::open(shipped_model()), "other"});
+      std::make_shared<const SharedModel>(SharedModel{open_model(shipped_model()), nullptr, "other"});
   const StatisticsStore variants[] = {{dir, model, windows(2, 24), true, true, 8, 4},
                                       {dir, model, windows(2, 24), true, true, 16, 5},
                                       {dir, model, windows(2, 24), false, true, 16, 4},
@@ -96,7 +97,7 @@ TEST_CASE("statistics store: a damaged file is gathered again", "[experiments][s
   const TempFolder folder;
   const std::string dir = folder.path().string();
   const auto model =
-      std::make_shared<const SharedModel>(SharedModel{Checkpoint::open(shipped_model()), "hash"});
+      std::make_shared<const SharedModel>(SharedModel{open_model(shipped_model()), nullptr, "hash"});
   const StatisticsStore store(dir, model, windows(1, 16), false, true, 0, 1);
   const StatisticsStore::Site site{0, SiteKind::o};
   store.gather(*make_cpu_ops(), {site}, [] {});
