@@ -73,7 +73,7 @@ Choice chosen_cell(const std::vector<Sweep>& sweeps, const std::string& text) {
   for (size_t i = 0; i < shown.size() && i < 20; ++i) lines += cell_line(*shown[i].cell);
   if (shown.size() > 20) lines += str("  and ", shown.size() - 20, " more; `fp4lab plan` prints them\n");
   throw ConfigError(str(
-      text.empty()    ? "which cell? --cell KEY or NAME, of"
+      text.empty()    ? str("which of the ", all.size(), " cells? --cell KEY or NAME:")
       : found.empty() ? "--cell " + text +
                             ": no cell has this name, or a key that begins so (4 digits or more); there are"
                       : "--cell " + text + ": more than one cell:",

@@ -33,6 +33,10 @@ std::string activations_problem(const Scheme& s) {
       if (a && (a->element.bits != 4 || a->element.kind != ElementKind::int_full ||
                 a->tensor_scale.mode != TensorScale::none || a->rule != ScaleRule{}))
         return "its readers quantize inputs to -8..7 by amax/7.5: \"activations\": \"int4-peer\", or null";
+      if (a && a->scale != s.weights.scale)
+        return str("its readers' scales of inputs have the type of the weights' scales, ",
+                   s.weights.scale.name, ": \"activations\": {\"base\": \"int4-peer\", \"scale\": \"",
+                   s.weights.scale.name, "\"}");
       return "";
     case Layout::fp_quant:
       if (s.weights.scale == kE4M3) {

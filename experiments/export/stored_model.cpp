@@ -83,8 +83,15 @@ StoredModel::Entry StoredModel::read_entry(int64_t layer, Linear l) {
   if (header.groups != scheme_.weights.groups(cols))
     throw DataError(str(path(), ": ", prefix, " has ", header.groups, " groups of scales in a row of ", cols,
                         "; config.json says groups of ", scheme_.weights.group_size));
-  if (scheme_.layout == Layout::pack_quantized)
-    scheme_.weights.scale = file.at(prefix + ".weight_scale").dtype == DType::F16 ? kFP16 : kBF16;
+  if (scheme_.layout == Layout::pack_quantized) {
+    const TensorInfo& scales = file.at(prefix + ".weight_scale");
+    const ScaleType type = scales.dtype == DType::F16 ? kFP16 : kBF16;
+    if (stored_linears() > 0 && !(type == scheme_.weights.scale))
+      throw DataError(str(file.path_of(scales), ": tensor ", quote_name(scales.name), " is ",
+                          name(scales.dtype), ", the other linears' scales are not"));
+    scheme_.weights.scale = type;
+    if (scheme_.activations) scheme_.activations->scale = type;  // readers compute both in the model's type
+  }
   if (scheme_.layout == Layout::fp_quant) {
     if (scheme_.weights.scale == kUE8M0 && header.global != 3.0f)
       throw DataError(str(path(), ": ", prefix, ".weight_global_scale is ", header.global,
@@ -158,7 +165,7 @@ QuantizedMatrix StoredModel::quantized(int64_t layer, std::span<const Linear> li
   int64_t rows = 0;
   for (const Linear l : linears) rows += shape(l)[0];
   q.scales.rows = rows, q.scales.cols = cols;
-  if (q.format.tensor_scale.mode != TensorScale::none)
+  if (q.format.tensor_scale.mode != TensorScale::none || q.format.rule.kind == ScaleRule::fpq)
     q.scales.factors = {tensor_scale(at(layer, linears[0]).global)};
   const auto width = size_t(q.format.scale.bytes);
   q.codes.reserve(size_t(rows * q.format.code_bytes(cols)));

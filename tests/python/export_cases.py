@@ -12,14 +12,16 @@ NVFP4 = dict(element="e2m1", group_size=16, scale="e4m3", rule="absmax", tensor_
 MXFP4 = dict(element="e2m1", group_size=32, scale="ue8m0")
 INT4 = dict(element="int4", group_size=32, rule="absmax")
 
-Case = namedtuple("Case", "layout format spec w4a4")  # format of the sweep; spec: the same for numpy_formats
+# format of the sweep; spec: the same for numpy_formats; inputs: what readers quantize those to, where it is another
+Case = namedtuple("Case", "layout format spec w4a4 inputs", defaults=("same",))
 FORMATS = {
     "ct-nvfp4": (CT_NV, "nvfp4", NVFP4), "ct-mxfp4": (CT_MX, "mxfp4-even", dict(MXFP4, rule="even")),
     "ct-mxfp4-floor": (CT_MX, "mxfp4", dict(MXFP4, rule="floor")), "ct-int4": (CT_INT, "int4", dict(INT4, scale="fp16")),
     "ct-int4-peer": (CT_INT, {"base": "int4-peer", "scale": "bf16"}, dict(INT4, element="int4-full", scale="bf16")),
     "fpq-nvfp4": (FPQ, "nvfp4", NVFP4), "fpq-mxfp4": (FPQ, "mxfp4-paper", dict(MXFP4, rule="fpq")),
     "modelopt": (MODELOPT, "nvfp4", NVFP4)}
-CASES = {f"{name}-{'w4a4' if w4a4 else 'w4a16'}": Case(*row, w4a4) for name, row in FORMATS.items()
+INPUTS = {"ct-mxfp4-floor": "mxfp4-even", "ct-int4": "int4-peer"}
+CASES = {f"{name}-{'w4a4' if w4a4 else 'w4a16'}": Case(*row, w4a4, INPUTS.get(name, "same")) for name, row in FORMATS.items()
          for w4a4 in (True, False) if w4a4 or row[0] != FPQ}  # fp_quant's readers always quantize activations
 
 INPUT = {CT_NV: "input_global_scale", FPQ: "act_global_scale", MODELOPT: "input_scale"}  # with the inputs' tensor scale
