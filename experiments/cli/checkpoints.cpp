@@ -10,6 +10,8 @@
 #include "experiments/content_hash.h"
 #include "experiments/export/exporter.h"
 #include "experiments/provenance.h"
+#include "experiments/runner.h"
+#include "experiments/task.h"
 #include "formats/registry.h"
 
 namespace fp4lab {
@@ -35,6 +37,7 @@ Layout layout_option(const po::variables_map& values) {
 
 CheckpointFolder open_folder(const po::variables_map& values) {
   if (!values.count("to")) throw ConfigError("where to? --to FOLDER");
+  install_interrupt_handler();
   const int64_t size = parse_size(values["max-shard-size"].as<std::string>(), "--max-shard-size");
   if (size < 1) throw ConfigError("--max-shard-size: expected at least 1 byte");
   return {values["to"].as<std::string>(), values.count("force") > 0, size};

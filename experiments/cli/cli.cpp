@@ -10,6 +10,7 @@
 #include "core/errors.h"
 #include "core/text.h"
 #include "experiments/provenance.h"
+#include "experiments/task.h"
 
 namespace fp4lab {
 
@@ -88,6 +89,9 @@ int run_cli(int argc, char** argv) {
   } catch (const ConfigError& e) {
     std::fprintf(stderr, "fp4lab: %s\n", e.what());
     return kExitConfig;
+  } catch (const Interrupted&) {
+    std::fprintf(stderr, "fp4lab: interrupted; nothing was written\n");
+    return kExitInterrupted;
   } catch (const Error& e) {
     std::fprintf(stderr, "fp4lab: %s\n", e.what());
     return kExitData;

@@ -45,19 +45,24 @@ TOLERANCE = 2e-4  # of logits, whose deviation is 3.3: float32 sums of 256 to 76
 PACKED = ("weight_packed", "weight_scale", "weight_global_scale", "weight_shape")
 
 
-def int4(group, scale):
-    return {"base": "int4", "group_size": group, "scale": scale}
+def int4(group, scale, base="int4"):
+    return {"base": base, "group_size": group, "scale": scale}
 
 
-CASES = [  # name, layout, format, keys of a cell with quantized activations
+def integers(group, scale):
+    """The inputs as the library quantizes them: -8..7 by amax/7.5, with scales of the weights' type."""
+    return {"activations": int4(group, scale, "int4-peer")}
+
+
+CASES = [  # name, layout, format, keys of a cell with quantized inputs
     ("nvfp4", "nvfp4-pack-quantized", "nvfp4",
      {"activation_scale": "static", "calibration": {"corpus": TEXT, "windows": 8, "length": 128, "sample": "first"}}),
     ("mxfp4-even", "mxfp4-pack-quantized", "mxfp4-even", {}),
-    ("mxfp4 (floor)", "mxfp4-pack-quantized", "mxfp4", {}),
-    ("int4 g32 bf16", "pack-quantized", int4(32, "bf16"), {}),
-    ("int4 g128 bf16", "pack-quantized", int4(128, "bf16"), {}),
-    ("int4 g32 fp16", "pack-quantized", int4(32, "fp16"), {}),
-    ("int4-peer g128", "pack-quantized", {"base": "int4-peer", "group_size": 128}, {}),
+    ("mxfp4 (floor)", "mxfp4-pack-quantized", "mxfp4", {"activations": "mxfp4-even"}),
+    ("int4 g32 bf16", "pack-quantized", int4(32, "bf16"), integers(32, "bf16")),
+    ("int4 g128 bf16", "pack-quantized", int4(128, "bf16"), integers(128, "bf16")),
+    ("int4 g32 fp16", "pack-quantized", int4(32, "fp16"), integers(32, "fp16")),
+    ("int4-peer g128", "pack-quantized", int4(128, "fp16", "int4-peer"), {}),
 ]
 
 
