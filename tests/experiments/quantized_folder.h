@@ -1,5 +1,7 @@
 // tests/experiments/quantized_folder.h - quantized checkpoints made by hand, tensor by tensor.
 #pragma once
+#include <bit>
+#include <cmath>
 #include <map>
 #include <nlohmann/json.hpp>
 #include <string>
@@ -60,7 +62,7 @@ struct QuantizedFolder {
   void add(const std::string& linear, int64_t rows, int64_t cols) {
     Matrix W(rows, cols);
     const Stream stream(11, linear);
-    for (int64_t i = 0; i < W.size(); ++i) W.data()[i] = float(stream.normal(uint64_t(i)));
+    for (int64_t i = 0; i < W.size(); ++i) W.data()[i] = float(normal_pair(stream.block(uint64_t(i)))[0]);
     const QuantizedMatrix q = quantize(scheme.weights, W);
     for (const LayoutTensor& t : to_layout(scheme.layout, q, 0, rows))
       tensors[linear + "." + std::string(t.suffix)] = {
@@ -74,9 +76,9 @@ struct QuantizedFolder {
       std::vector<float> m(static_cast<size_t>(k * k));
       for (int64_t i = 0; i < k; ++i)
         for (int64_t j = 0; j < k; ++j)
-          m[size_t(i * k + j)] = scheme.hadamard > 1
-                                     ? (std::popcount(uint64_t(i & j)) % 2 ? -1.0f : 1.0f) / std::sqrt(float(k))
-                                     : float(i == j);
+          m[size_t(i * k + j)] =
+              scheme.hadamard > 1 ? (std::popcount(uint64_t(i & j)) % 2 ? -1.0f : 1.0f) / std::sqrt(float(k))
+                                  : float(i == j);
       tensors[linear + ".forward_hadamard_matrix"] = {DType::F32, {k, k}, raw(m)};
     }
     quantized.emplace(linear, q);
