@@ -29,7 +29,7 @@ class Commands(InFolder):
         page = self.expect(OK, "help")
         self.assertEqual(page, self.expect(OK))
         commands = re.findall(r"^  fp4lab (\w+)", page, re.M)
-        self.assertEqual(commands, ["run", "plan", "check", "table", "report", "merge", "list", "schema", "bench"])
+        self.assertEqual(commands, ["run", "plan", "check", "table", "report", "merge", "export", "import", "convert", "list", "schema", "bench"])
         for command in commands:
             self.assertTrue(self.expect(OK, command, "--help"), command)
 

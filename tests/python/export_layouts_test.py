@@ -162,19 +162,36 @@ class Exports(program.InFolder):
             with safetensors.safe_open(self.path(folder, file), framework="np") as opened:
                 self.assertEqual(opened.metadata(), metadata)
 
-    def check_perplexities(self, cases):
-        """A cell's own, and that of its export run as it is stored, to the last digit that `fp4lab table` prints."""
+    def check_perplexities(self, cases, original="m"):
+        """A cell's own, and that of its export run as it is stored, to the last digit that `fp4lab table` prints; beside the
+        original model, also what is measured against it."""
         sweeps = []
         for name, case in cases.items():
             own = json.loads(program.read(self.path(name + ".json")))
-            stored_sweep = {"name": name + "-stored", "task": "model", "model": {"path": name}, "format": "stored",
-                            "evaluate": own["evaluate"]}
-            sweeps += [own, stored_sweep]
+            stored_sweep = {"task": "model", "format": "stored", "activations": "same", "evaluate": own["evaluate"]}
+            sweeps += [own, {**stored_sweep, "name": name + "-stored", "model": {"path": name}},
+                       {**stored_sweep, "name": name + "-beside", "model": {"path": original, "quantized": name}}]
         self.write("all.json", json.dumps(sweeps))
         self.expect(program.OK, "run", "all.json", "--results", "results", "--no-table")
         for name in cases:
             with self.subTest(name):
                 self.assertEqual(self.printed(name + "-stored"), self.printed(name))
+                for value in ("perplexity", "kl"):
+                    self.assertEqual(self.printed(name + "-beside", value), self.printed(name, value))
+
+    def test_every_task_sees_it(self):
+        """A quantized folder is a source like its dequantized copy."""
+        for name in ("ct-mxfp4-w4a16", "fpq-mxfp4-w4a4", "ct-int4-w4a16"):
+            with self.subTest(name):
+                self.export(name, CASES[name])
+                self.expect(program.OK, "import", name, "--to", name + "-plain")
+                tables = []
+                for folder in (name, name + "-plain"):
+                    self.write("t.json", json.dumps({"name": folder, "task": "tensor_error", "format": "nvfp4",
+                                                     "source": {"checkpoint": folder}}))
+                    self.expect(program.OK, "run", "t.json", "--results", "results", "--no-table")
+                    tables.append(float(self.printed(folder, "mse_rel")))
+                self.assertAlmostEqual(tables[0] / tables[1], 1, delta=1e-12)  # sums over linears in another order
 
     def test_every_layout(self):
         for name, case in CASES.items():
@@ -301,7 +318,7 @@ class Exports(program.InFolder):
         self.check_import(case, "t", tensors, None)
         self.assertEqual(program.read(self.path("t", "tokenizer.json")),
                          program.read(os.path.join(program.TINY_LLAMA, "tokenizer.json")))
-        self.check_perplexities({"t": case})
+        self.check_perplexities({"t": case}, program.TINY_LLAMA)
 
 
 if __name__ == "__main__":

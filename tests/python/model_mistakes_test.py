@@ -74,8 +74,8 @@ class Checkpoints(Mistakes):
                  '"GPT2LMHeadModel" is not supported; supported: LlamaForCausalLM, Qwen3ForCausalLM'),
                 ({"rope_parameters": {"rope_type": "yarn"}}, "m/config.json at /rope_parameters/rope_type: ",
                  'rope type "yarn" is not supported; supported: default, llama3'),
-                ({"quantization_config": {"quant_method": "gptq"}}, "m/config.json at /quantization_config: ",
-                 'a quantized checkpoint (quant_method "gptq") is not supported'),
+                ({"quantization_config": {"quant_method": "gptq"}}, "m/config.json at /quantization_config/quant_method: ",
+                 'a string "gptq" is not supported; supported: compressed-tensors'),
                 ({"attention_bias": True}, "m/config.json at /attention_bias: biases are not supported"),
                 ({"num_key_value_heads": 3}, "m/config.json at /num_key_value_heads: ", "a divisor of", "found 3"),
                 ({"hidden_size": None}, 'm/config.json: missing key "hidden_size"')):
