@@ -12,6 +12,7 @@
 #include "core/hash.h"
 #include "core/io/files.h"
 #include "core/io/tensor_file.h"
+#include "experiments/export/stored_model.h"
 
 namespace fp4lab {
 
@@ -52,7 +53,8 @@ std::string ContentHashes::of(const std::string& path) {
   const TensorFile tensors = TensorFile::open(path);
   files.insert(tensors.paths().begin(), tensors.paths().end());
   if (!folder) files.insert(path);
-  for (const char* name : {"config.json", "hf_quant_config.json", "model.safetensors.index.json"})
+  for (const char* name :
+       {"config.json", "hf_quant_config.json", kScalesFile, "model.safetensors.index.json"})
     if (fs::exists(dir / name)) files.insert((dir / name).string());
   std::map<std::string, std::string> by_name;  // where the folder lies is not content
   for (const std::string& file : files) by_name[fs::path(file).filename().string()] = of_file(file);

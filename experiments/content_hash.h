@@ -12,7 +12,8 @@ class ContentHashes {
   /// that cannot be read is started anew; it is only ever a saving of time.
   explicit ContentHashes(std::string cache_file);
   /// Hash of a file, or of a checkpoint (its folder or its index): the files its tensors come from, its index
-  /// and its config.json (and hf_quant_config.json), by name. DataError when something cannot be read.
+  /// its config.json, and what else belongs to a quantized one (hf_quant_config.json, exact tensor scales),
+  /// by name. DataError when something cannot be read.
   std::string of(const std::string& path);
   /// Writes the cache if it changed; failing to is no error.
   void save();

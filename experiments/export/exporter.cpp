@@ -64,17 +64,23 @@ float stored_input_scale(Layout layout, const FormatSpec& activations, const std
   return stored;
 }
 
+/// What kScalesFile says of a linear: tensor scales that the inverse of their inverse is not.
+void note_exact(Json& exact, Layout layout, const std::string& prefix, const char* key, float s) {
+  if (!global_scale_multiplies(layout) && 1.0f / (1.0f / s) != s) exact[prefix][key] = double(s);
+}
+
 /// Rows of `q` as one linear: its tensors, and what read_back compares them with.
 void add_linear(CheckpointFolder& folder, ReadBack& check, const Scheme& s, const std::string& prefix,
                 const std::shared_ptr<const QuantizedMatrix>& q, int64_t begin, int64_t count,
-                std::optional<float> global, std::optional<float> input) {
+                std::optional<float> global, std::optional<float> input, Json& exact) {
+  if (q->format.tensor_scale.mode != TensorScale::none)
+    note_exact(exact, s.layout, prefix, "weight", q->scales.factors.at(0));
   std::vector<Tensor> unit;
   for (LayoutTensor& t : to_layout(s.layout, *q, begin, count, global))
     unit.push_back({str(prefix, ".", t.suffix), t.dtype, std::move(t.shape), std::move(t.bytes)});
   if (input) unit.push_back(f32(str(prefix, ".", input_scale_suffix(s.layout)), {1}, {&*input, 1}));
-  if (s.layout == Layout::fp_quant)
-    for (const char* suffix : {"forward_hadamard_matrix", "backward_hadamard_matrix"})
-      unit.push_back(matrix_tensor(str(prefix, ".", suffix), s));
+  // Not backward_hadamard_matrix, which training alone reads: newer readers stop at the unknown name.
+  if (s.layout == Layout::fp_quant) unit.push_back(matrix_tensor(str(prefix, ".forward_hadamard_matrix"), s));
   folder.add(std::move(unit));  // may close the shard before this linear
   check.expect({prefix, q, begin, count});
 }
@@ -143,8 +149,9 @@ void write_config(CheckpointFolder& folder, const std::string& from, const Model
 }
 
 Written finish(CheckpointFolder& folder, const std::string& from, const ModelConfig& config,
-               const Scheme* scheme, Json about, Written done) {
+               const Scheme* scheme, Json about, const Json& exact, Written done) {
   folder.finish_tensors();
+  if (!exact.empty()) folder.write_text(kScalesFile, exact.dump(2) + "\n");
   write_config(folder, from, config, scheme);
   folder.copy_companions(from);
   done.shards = folder.shards(), done.bytes = folder.bytes();
@@ -167,6 +174,7 @@ Written export_cell(ModelCell& cell, const Scheme& scheme, CheckpointFolder& fol
     rotated.emplace(original, cell.plan().method.rotation, cell.plan().seed);
   const ModelWeights& model = rotated ? *rotated : original;
   ReadBack check(scheme);
+  Json exact = Json::object();
   folder.written = [&](const std::string& file) { check.compare(file); };
   Written done;
   add_rest(folder, model);
@@ -181,15 +189,18 @@ Written export_cell(ModelCell& cell, const Scheme& scheme, CheckpointFolder& fol
           continue;
         }
         std::optional<float> input;
-        if (part.activations && !input_scale_suffix(scheme.layout).empty())
+        if (part.activations && !input_scale_suffix(scheme.layout).empty()) {
           input = stored_input_scale(scheme.layout, *part.activations, prefix);
+          if (part.activations->tensor_scale.mode == TensorScale::fixed)
+            note_exact(exact, scheme.layout, prefix, "input", part.activations->tensor_scale.value);
+        }
         const int64_t count = model.shape(l)[0];
-        add_linear(folder, check, scheme, prefix, q, row, count, {}, input);
+        add_linear(folder, check, scheme, prefix, q, row, count, {}, input, exact);
         row += count, ++done.linears;
       }
     }
   });
-  done = finish(folder, original.path(), model.config(), &scheme, std::move(about), done);
+  done = finish(folder, original.path(), model.config(), &scheme, std::move(about), exact, done);
   check.all_compared();
   return done;
 }
@@ -215,6 +226,7 @@ Written convert_checkpoint(const StoredModel& model, Layout layout, CheckpointFo
   const bool same_direction =
       global_scale_multiplies(model.scheme().layout) == global_scale_multiplies(layout);
   ReadBack check(scheme);
+  Json exact = Json::object();
   folder.written = [&](const std::string& file) { check.compare(file); };
   Written done;
   add_rest(folder, model);
@@ -232,10 +244,12 @@ Written convert_checkpoint(const StoredModel& model, Layout layout, CheckpointFo
         global = model.stored_global(layer, l);
       if (input && !same_direction)
         input = stored_input_scale(layout, *model.activations(layer, l), prefix_of(layer, l));
-      add_linear(folder, check, scheme, prefix_of(layer, l), q, 0, q->rows(), global, input);
+      if (const auto a = model.activations(layer, l); input && a->tensor_scale.mode == TensorScale::fixed)
+        note_exact(exact, layout, prefix_of(layer, l), "input", a->tensor_scale.value);
+      add_linear(folder, check, scheme, prefix_of(layer, l), q, 0, q->rows(), global, input, exact);
       ++done.linears;
     }
-  done = finish(folder, model.path(), model.config(), &scheme, std::move(about), done);
+  done = finish(folder, model.path(), model.config(), &scheme, std::move(about), exact, done);
   check.all_compared();
   return done;
 }
@@ -254,7 +268,7 @@ Written write_plain(const StoredModel& model, CheckpointFolder& folder, Json abo
         add_plain_linear(folder, model, layer, l);
       }
     }
-  return finish(folder, model.path(), model.config(), nullptr, std::move(about), done);
+  return finish(folder, model.path(), model.config(), nullptr, std::move(about), Json::object(), done);
 }
 
 }  // namespace fp4lab

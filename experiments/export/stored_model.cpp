@@ -5,9 +5,11 @@
 #include <cmath>
 #include <cstring>
 #include <filesystem>
+#include <nlohmann/json.hpp>
 
 #include "core/errors.h"
 #include "core/io/tensor_header.h"
+#include "core/params.h"
 #include "experiments/export/layout_decoder.h"
 #include "kernels/cpu/linear_map.h"
 
@@ -60,6 +62,7 @@ StoredModel StoredModel::open(const std::string& path) {
     for (int i = 0; i < kLinears; ++i)
       if (found[size_t(layer)][size_t(i)])
         model.entries_[size_t(layer)][size_t(i)] = model.read_entry(layer, Linear(i));
+  model.read_exact_scales();
   if (model.stored_linears() == 0)
     throw DataError(str(path, ": config.json says ", name(scheme.layout), ", but no linear has a ",
                         codes_suffix(scheme.layout), " (", prefix_of(0, Linear::q), ".",
@@ -99,10 +102,47 @@ StoredModel::Entry StoredModel::read_entry(int64_t layer, Linear l) {
     check_matrix(prefix, "forward_hadamard_matrix", true);
     check_matrix(prefix, "backward_hadamard_matrix", false);
   }
-  Entry entry{true, header.global, {}};
-  if (scheme_.activations && scheme_.activations->tensor_scale.mode == TensorScale::fixed)
+  Entry entry{true, header.global, tensor_scale(header.global), {}, {}};
+  if (scheme_.activations && scheme_.activations->tensor_scale.mode == TensorScale::fixed) {
     entry.input = decode_input_scale(scheme_.layout, file, prefix);
+    if (entry.input) entry.input_scale = tensor_scale(*entry.input);
+  }
   return entry;
+}
+
+void StoredModel::read_exact_scales() {
+  const std::string file = (std::filesystem::path(path()) / kScalesFile).string();
+  if (std::error_code ignored; !std::filesystem::exists(file, ignored)) return;
+  try {
+    const Json all = parse_json_file(file);
+    const Place place{file, "", nullptr};
+    Params p(all, place, "the tensor scales");
+    for (int64_t layer = 0; layer < config().layers; ++layer)
+      for (int i = 0; i < kLinears; ++i) {
+        const std::string prefix = prefix_of(layer, Linear(i));
+        if (!p.has(prefix)) continue;
+        const Json& object = p.raw(prefix, {"of a linear"});
+        Params own(object, p.place(prefix), "a linear's tensor scales");
+        Entry& e = entries_[size_t(layer)][size_t(i)];
+        const auto take = [&](const char* key, std::optional<float> divisor, float& scale) {
+          if (!own.has(key)) return;
+          const auto exact = float(own.number(key, 0, {"s_T"}));
+          if (!e.stored || !divisor || global_scale_multiplies(scheme_.layout) || !(1.0f / exact == *divisor))
+            own.fail(key,
+                     str("does not belong to the stored tensors, whose divisor is ", divisor.value_or(0.0f),
+                         "; without ", kScalesFile, " the divisors alone are read"));
+          scale = exact;
+        };
+        float input = e.input_scale.value_or(0.0f);
+        take("weight", e.global, e.scale);
+        take("input", e.input, input);
+        if (e.input_scale) e.input_scale = input;
+        own.done();
+      }
+    p.done();
+  } catch (const ConfigError& error) {
+    throw DataError(error.what());
+  }
 }
 
 /// (k, k), H_k / sqrt(k) with H_k Sylvester's, or the identity; all of one kind.
@@ -147,13 +187,13 @@ float StoredModel::tensor_scale(float global) const {
 
 std::optional<FormatSpec> StoredModel::activations(int64_t layer, Linear l) const {
   std::optional<FormatSpec> f = scheme_.activations;
-  if (f && at(layer, l).input) f->tensor_scale.value = tensor_scale(*at(layer, l).input);
+  if (f && at(layer, l).input_scale) f->tensor_scale.value = *at(layer, l).input_scale;
   return f;
 }
 
 bool StoredModel::share_scale(int64_t layer, std::span<const Linear> linears) const {
   return std::all_of(linears.begin(), linears.end(), [&](Linear l) {
-    return at(layer, l).stored && at(layer, l).global == at(layer, linears[0]).global;
+    return at(layer, l).stored && at(layer, l).scale == at(layer, linears[0]).scale;
   });
 }
 
@@ -166,7 +206,7 @@ QuantizedMatrix StoredModel::quantized(int64_t layer, std::span<const Linear> li
   for (const Linear l : linears) rows += shape(l)[0];
   q.scales.rows = rows, q.scales.cols = cols;
   if (q.format.tensor_scale.mode != TensorScale::none || q.format.rule.kind == ScaleRule::fpq)
-    q.scales.factors = {tensor_scale(at(layer, linears[0]).global)};
+    q.scales.factors = {at(layer, linears[0]).scale};
   const auto width = size_t(q.format.scale.bytes);
   q.codes.reserve(size_t(rows * q.format.code_bytes(cols)));
   q.scales.bytes.reserve(size_t(rows * groups) * width);

@@ -16,6 +16,11 @@
 
 namespace fp4lab {
 
+/// Beside the weights, where layouts store 1 / s_T and its inverse is not s_T again:
+/// {"model.layers.0.mlp.up_proj":
+/// {"weight": s_T, "input": s_T}}. Other readers see their divisors; with it the cell is computed to the bit.
+inline constexpr const char* kScalesFile = "fp4lab_scales.json";
+
 class StoredModel final : public ModelWeights {
  public:
   /// DataError naming file and tensor for what read_scheme and Checkpoint::open refuse, for a linear whose
@@ -58,12 +63,13 @@ class StoredModel final : public ModelWeights {
  private:
   struct Entry {
     bool stored = false;
-    float global = 1;
-    std::optional<float> input;
+    float global = 1, scale = 1;              // as stored; s_T
+    std::optional<float> input, input_scale;  // the same of the inputs
   };
   StoredModel(Scheme scheme, Checkpoint rest) : scheme_(std::move(scheme)), rest_(std::move(rest)) {}
   const Entry& at(int64_t layer, Linear l) const { return entries_[size_t(layer)][size_t(l)]; }
   float tensor_scale(float global) const;
+  void read_exact_scales();
   Entry read_entry(int64_t layer, Linear l);
   void check_matrix(const std::string& prefix, std::string_view suffix, bool required);
 
