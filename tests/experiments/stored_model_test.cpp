@@ -327,3 +327,31 @@ TEST_CASE("convert: what the other layout's readers compute otherwise is refused
     }
   }
 }
+
+TEST_CASE("stored model: exact tensor scales belong to their divisors", "[experiments][export]") {
+  // 1 / (1 / s) is not s: found by trying.
+  float s = 1.5f;
+  while (1.0f / (1.0f / s) == s) s = std::nextafter(s, 2.0f);
+  QuantizedFolder made(ct_nvfp4());
+  made.tensors[std::string(kQ) + ".input_global_scale"].bytes = raw(std::vector<float>{1.0f / s});
+  const TempFolder folder;
+  const std::string path = made.write(folder);
+  const auto input = [&] { return StoredModel::open(path).activations(0, Linear::q)->tensor_scale.value; };
+  const auto scales = [&](const std::string& text) { put(folder / kScalesFile, text); };
+  CHECK(input() != s);
+  scales(Json{{kQ, {{"input", double(s)}}}}.dump());
+  CHECK(input() == s);
+  const auto refused = [&](const std::string& text, const char* part) {
+    scales(text);
+    const std::string message = message_of<DataError>(input);
+    INFO(message);
+    CHECK(has(message, std::string(kScalesFile)));
+    CHECK(has(message, part));
+  };
+  refused(Json{{kQ, {{"input", 2 * double(s)}}}}.dump(), "does not belong to the stored tensors");
+  refused(Json{{kQ, {{"weight", double(s)}}}}.dump(), "does not belong to the stored tensors");
+  refused(Json{{kQ, {{"output", 1}}}}.dump(), "output");
+  refused(Json{{"model.layers.9.mlp.up_proj", {{"input", 1}}}}.dump(), "model.layers.9.mlp.up_proj");
+  refused("[1]", "expected");
+  refused("{", "fp4lab_scales.json");
+}

@@ -320,6 +320,47 @@ class Exports(program.InFolder):
                          program.read(os.path.join(program.TINY_LLAMA, "tokenizer.json")))
         self.check_perplexities({"t": case}, program.TINY_LLAMA)
 
+    def test_tiny_llama_to_the_bit(self):
+        """Some tensor scales are not the inverse of their inverse, and an ulp of one moves the perplexity in its fourth digit;
+        with them exact, every layout and every conversion computes the cell, whose digest it has."""
+        evaluate = {"windows": 4, "length": 256, "offset": 16, "corpora": [os.path.join(program.TINY_LLAMA, "selfgen.safetensors")]}
+        own = {"name": "own", "task": "model", "model": {"path": program.TINY_LLAMA}, "format": "nvfp4", "activations": "same",
+               "activation_scale": "static", "calibration": {"corpus": evaluate["corpora"][0], "windows": 8, "length": 256,
+                                                             "sample": "first"}, "evaluate": evaluate}
+        self.write("own.json", json.dumps(own))
+        self.expect(program.OK, "export", "own.json", "--layout", CT_NV, "--to", "a")
+        self.assertTrue(os.path.exists(self.path("a", "fp4lab_scales.json")))
+        chain = [("b", MODELOPT), ("c", FPQ), ("d", CT_NV)]
+        for (before, (name, layout)) in zip("abc", chain):
+            self.expect(program.OK, "convert", before, "--layout", layout, "--to", name)
+        self.assertFalse(os.path.exists(self.path("b", "fp4lab_scales.json")))
+        self.assertEqual(read_checkpoint(self.path("d")), read_checkpoint(self.path("a")))
+        stored_sweeps = [{"name": name, "task": "model", "model": {"path": program.TINY_LLAMA, "quantized": name},
+                          "format": "stored", "activations": "same", "evaluate": evaluate} for name in "abcd"]
+        self.write("all.json", json.dumps([own, *stored_sweeps]))
+        self.expect(program.OK, "run", "all.json", "--results", "results", "--no-table")
+        for name in "abcd":
+            for value in ("perplexity", "kl", "digest"):
+                self.assertEqual(self.printed(name, value), self.printed("own", value), (name, value))
+
+    def test_rotated_model(self):
+        """R1 and R2 are in the weights: norms, embedding and head are written in F32, and the head is its own."""
+        method = {"base": "rtn", "rotation": {"type": "hadamard", "heads": True}, "label": "turned"}
+        case = CASES["ct-nvfp4-w4a16"]
+        self.case_sweep("r", case, method=method)
+        self.expect(program.OK, "export", "r.json", "--layout", CT_NV, "--to", "r")
+        tensors = read_checkpoint(self.path("r"))
+        for name in ("model.embed_tokens.weight", "lm_head.weight", "model.norm.weight"):
+            self.assertEqual(tensors[name].dtype, "F32", name)
+        self.assertEqual(set(floats(tensors, "model.norm.weight").tolist()), {1.0})  # folded into the linears
+        with open(self.path("r", "config.json")) as file:
+            self.assertIs(json.load(file)["tie_word_embeddings"], False)
+        own = json.loads(program.read(self.path("r.json")))
+        self.write("all.json", json.dumps([own, {"name": "r-stored", "task": "model", "model": {"path": "r"}, "format": "stored",
+                                                 "activations": "same", "evaluate": own["evaluate"]}]))
+        self.expect(program.OK, "run", "all.json", "--results", "results", "--no-table")
+        self.assertEqual(self.printed("r-stored"), self.printed("r"))
+
 
 if __name__ == "__main__":
     program.main(__doc__)
