@@ -49,8 +49,8 @@ std::vector<int64_t> sample_rows(uint64_t seed, int64_t tokens, int64_t rows) {
   return sample_without_replacement(Stream(seed, "activation rows"), tokens, rows == 0 ? tokens : rows);
 }
 
-void collect_statistics(Ops& ops, const ModelWeights& checkpoint, std::span<const int32_t> ids, int64_t length,
-                        const StatsRequest& request, const std::function<void()>& step,
+void collect_statistics(Ops& ops, const ModelWeights& checkpoint, std::span<const int32_t> ids,
+                        int64_t length, const StatsRequest& request, const std::function<void()>& step,
                         const std::function<void(int64_t layer, SiteKind site, SiteStats&& stats)>& done) {
   const int64_t layers = checkpoint.config().layers;
   int64_t last = -1;

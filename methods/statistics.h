@@ -44,8 +44,8 @@ struct StatsRequest {
 /// block is done; stops after the last wanted block. Every site's sample has the same rows. Memory: the
 /// hidden states of all windows (in a file above the policy's limit), one block of weights, and the
 /// statistics of one block's wanted sites.
-void collect_statistics(Ops& ops, const ModelWeights& checkpoint, std::span<const int32_t> ids, int64_t length,
-                        const StatsRequest& request, const std::function<void()>& step,
+void collect_statistics(Ops& ops, const ModelWeights& checkpoint, std::span<const int32_t> ids,
+                        int64_t length, const StatsRequest& request, const std::function<void()>& step,
                         const std::function<void(int64_t layer, SiteKind site, SiteStats&& stats)>& done);
 
 }  // namespace fp4lab
