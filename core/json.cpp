@@ -195,6 +195,14 @@ Json parse_json(std::string_view text, const std::string& file) {
   return std::move(builder.root);
 }
 
+Json without_nulls(const Json& object) {
+  if (!object.is_object()) return object;
+  Json out = Json::object();
+  for (const auto& item : object.items())
+    if (!item.value().is_null()) out[item.key()] = item.value();
+  return out;
+}
+
 Json parse_json_file(const std::string& path, std::string* text_read) {
   const int fd = ::open(path.c_str(), O_RDONLY | O_CLOEXEC);
   if (fd < 0) throw ConfigError(str(path, ": cannot open: ", std::strerror(errno)));

@@ -52,6 +52,8 @@ Json parse_json(std::string_view text, const std::string& file);
 /// Reads and parses a file; a file that cannot be read is a ConfigError naming it and the reason. `text`, if
 /// given, becomes what was read: a pipe can be read only once.
 Json parse_json_file(const std::string& path, std::string* text = nullptr);
+/// An object without its nulls, which transformers writes for what is not set; anything else as it is.
+Json without_nulls(const Json& object);
 
 /// What was found, for messages: `a string "abc"`, `a list [1,2]`, `an object {...}`, `3`, `true`, `null`;
 /// the JSON text is cut at 60 characters.

@@ -29,15 +29,6 @@ std::string not_supported(const std::string& what, const std::vector<std::string
   return what + " is not supported; supported: " + join(supported);
 }
 
-/// transformers writes null for what is not set.
-Json without_nulls(const Json& object) {
-  if (!object.is_object()) return object;
-  Json out = Json::object();
-  for (const auto& item : object.items())
-    if (!item.value().is_null()) out[item.key()] = item.value();
-  return out;
-}
-
 const Architecture& read_architecture(Params& p) {
   const std::vector<std::string> supported = names_of(kArchitectures);
   // A list of one; a model_type without it is what older tools and hand-made configs have.

@@ -12,14 +12,6 @@ namespace fs = std::filesystem;
 
 namespace {
 
-Json without_nulls(const Json& object) {
-  if (!object.is_object()) return object;
-  Json out = Json::object();
-  for (const auto& item : object.items())
-    if (!item.value().is_null()) out[item.key()] = item.value();
-  return out;
-}
-
 struct CtArgs {
   bool is_float;
   std::string strategy, dynamic;  // "true", "false", "local"
