@@ -57,10 +57,23 @@ class Sweep(InFolder):
         return now
 
 
+def group_alive(group):
+    """Whether a process of this group is there, other than as a zombie that nobody has waited for."""
+    for pid in filter(str.isdigit, os.listdir("/proc")):
+        try:
+            with open(f"/proc/{pid}/stat") as file:
+                state, _, its_group = file.read().rpartition(")")[2].split()[:3]
+        except OSError:
+            continue  # it has just ended
+        if its_group == str(group) and state != "Z":
+            return True
+    return False
+
+
 class Kills(Sweep):
     def kill_at_random(self, kills, options, victims):
         """Kills runs at random moments; each goes on from the one before. A sweep that gets done starts over."""
-        before, computed, done = {}, 0, 0
+        before, computed, done, groups = {}, 0, 0, []
         while done < kills:
             process = self.start_run(*options, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
             time.sleep(self.random.uniform(0, 2 * self.seconds / kills))
@@ -71,10 +84,15 @@ class Kills(Sweep):
             now = self.check_kept(before)
             computed += len(now) - len(before)
             before = now
+            groups.append(process.pid)
             if code == OK:
+                if self.litter("r"):  # orphans of a killed parent still had the store open; whoever is alone sweeps
+                    wait_until(lambda: not any(map(group_alive, groups)))
+                    self.finish_run(*options)
                 self.check_complete()
                 shutil.rmtree(self.path("r"))
                 before = {}
+        wait_until(lambda: not any(map(group_alive, groups)))
         self.finish_run(*options)
         self.check_kept(before)
         self.assertGreater(computed, 0, "no run lived long enough to compute a cell")
