@@ -3,6 +3,7 @@
 #include <nlohmann/json.hpp>
 
 #include "core/errors.h"
+#include "experiments/provenance.h"
 
 namespace fp4lab {
 
@@ -107,7 +108,7 @@ Json ct_config(const Scheme& s) {
 
 constexpr const char* kWeightOnly = "W4A16_NVFP4";
 
-Json producer() { return {{"name", "fp4lab"}, {"version", "0.1.0"}}; }
+Json producer() { return {{"name", "fp4lab"}, {"version", version_text()}}; }
 
 }  // namespace
 

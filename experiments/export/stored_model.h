@@ -16,17 +16,17 @@
 
 namespace fp4lab {
 
-/// Beside the weights, where layouts store 1 / s_T and its inverse is not s_T again:
-/// {"model.layers.0.mlp.up_proj":
-/// {"weight": s_T, "input": s_T}}. Other readers see their divisors; with it the cell is computed to the bit.
+/// Beside the weights, where layouts store 1 / s_T and its inverse is not s_T again: the exact factors of
+/// each linear, {"model.layers.0.mlp.up_proj": {"weight": s_T, "input": s_T}}. Other readers see their
+/// divisors; with it the cell is computed to the bit.
 inline constexpr const char* kScalesFile = "fp4lab_scales.json";
 
 class StoredModel final : public ModelWeights {
  public:
   /// DataError naming file and tensor for what read_scheme and Checkpoint::open refuse, for a linear whose
   /// tensors are missing, of another dtype or shape, stored twice or against the config; global scales that
-  /// are no positive numbers; Hadamard matrices that are none. Which linears are quantized, the tensors say.
-  /// Codes and group scales are looked at when they are read.
+  /// are no positive numbers or not the inverses of those in kScalesFile; Hadamard matrices that are none.
+  /// Which linears are quantized, the tensors say. Codes and group scales are looked at when they are read.
   static StoredModel open(const std::string& path);
 
   const Scheme& scheme() const { return scheme_; }
