@@ -2,21 +2,17 @@
 // tensors, and back.
 //   (N, K) = (out, in), row-major, groups of G along K.
 //   compressed-tensors
-//     nvfp4-pack-quantized  weight_packed U8 (N, K/2), weight_scale F8_E4M3 (N, K/16), weight_global_scale
-//     F32 (1):
-//                           a divisor, 1 / s_T
+//     nvfp4-pack-quantized  weight_packed U8 (N, K/2), weight_scale F8_E4M3 (N, K/16),
+//                           weight_global_scale F32 (1): a divisor, 1 / s_T
 //     mxfp4-pack-quantized  weight_packed U8 (N, K/2), weight_scale U8 (N, K/32): E8M0 bytes, no global scale
 //     pack-quantized        weight_packed I32 (N, K/8): element j at bits 4j, offset binary q + 8;
-//     weight_scale BF16
-//                           or F16 (N, K/G); weight_shape I64 (2)
+//                           weight_scale BF16 or F16 (N, K/G), weight_shape I64 (2)
 //   FP-Quant, vLLM
 //     fp_quant              qweight U8 (N, K/2), scales U8 (N, K/G), weight_global_scale F32 (1): a divisor,
-//     3 for
-//                           the paper's MXFP4
+//                           3 for the paper's MXFP4
 //   Model-Optimizer
-//     modelopt-nvfp4        weight U8 (N, K/2), weight_scale F8_E4M3 (N, K/16), weight_scale_2 F32 (1): a
-//     factor,
-//                           s_T itself
+//     modelopt-nvfp4        weight U8 (N, K/2), weight_scale F8_E4M3 (N, K/16), weight_scale_2 F32 (1):
+//                           a factor, s_T itself
 // In a byte of 4-bit elements the even element is the low nibble, everywhere.
 #pragma once
 #include <optional>

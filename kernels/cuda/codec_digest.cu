@@ -1,6 +1,6 @@
 #include "kernels/codec_digest.h"
 
-#include "kernels/cuda/check.h"
+#include "kernels/cuda/gpu.h"
 
 namespace fp4lab {
 
@@ -25,28 +25,19 @@ struct ScaleAt {
 
 template <class Codec, class At>
 uint64_t digest(const Codec& codec, uint64_t begin, uint64_t end, At at) {
-  const std::string what = str("codec_digest of ", codec.name, ", patterns ", begin, " to ", end);
-  unsigned long long* sum = nullptr;
-  check_cuda(cudaMalloc(&sum, sizeof *sum), what);
-  check_cuda(cudaMemset(sum, 0, sizeof *sum), what);
-  digest_kernel<<<1024, 256>>>(codec, begin, end, sum, at);
-  check_launch(what);
+  cuda::Gpu& gpu = cuda::Gpu::get(0);
+  const cuda::GpuArray<unsigned long long> sum = gpu.allocate<unsigned long long>(1);
+  gpu.fill(sum.data(), 0, sizeof(unsigned long long));
+  digest_kernel<<<1024, 256, 0, gpu.stream()>>>(codec, begin, end, sum.data(), at);
+  FP4LAB_CUDA_LAUNCHED("codec_digest of ", codec.name, ", patterns ", begin, " to ", end);
   unsigned long long result = 0;
-  check_cuda(cudaMemcpy(&result, sum, sizeof result, cudaMemcpyDeviceToHost), what);
-  check_cuda(cudaFree(sum), what);
+  gpu.download(sum.data(), std::span(&result, 1));
   return result;
 }
 
 }  // namespace
 
-int cuda_devices() {
-  int count = 0;
-  if (cudaGetDeviceCount(&count) != cudaSuccess) {
-    cudaGetLastError();  // no driver is an answer here, not an error for the next call
-    return 0;
-  }
-  return count;
-}
+int cuda_devices() { return cuda::Gpu::count(); }
 
 uint64_t element_digest_cuda(const Element& e, uint64_t begin, uint64_t end) {
   return digest(e, begin, end, ElementAt{});
