@@ -15,6 +15,7 @@
 
 #include "core/progress.h"
 #include "experiments/provenance.h"
+#include "kernels/ops.h"
 
 namespace fp4lab {
 
@@ -180,10 +181,12 @@ std::string run_jobs(Sweep& sweep, const RunOptions& options, const std::vector<
   int ends[2];
   if (::pipe(ends) != 0) throw DataError(str("cannot make a pipe: ", std::strerror(errno)));
   std::vector<pid_t> workers;
+  const int gpus = visible_gpus();
   for (int j = 0; j < options.jobs; ++j) {
     const pid_t pid = ::fork();
     if (pid == 0) {
       ::close(ends[0]);
+      if (gpus > 0) give_gpu(j % gpus);
       child(ends[1], sweep, options, mine, std::max(1, threads / options.jobs));
     }
     if (pid < 0) break;

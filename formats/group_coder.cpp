@@ -40,45 +40,16 @@ GroupCoder::GroupCoder(const FormatSpec& format, const WeightScales& search, int
       search_(search.kind),
       g_(format.group(cols)),
       factors_(std::move(factors)),
+      rule_(group_rule(format, search.kind, search.replacement)),
       kernels_(row_kernels()) {
-  if (search.kind == WeightScales::replace) format_.rule = search.replacement;
-  // The paper's search looks at the whole neighbourhood of the absmax code once s_T is found.
-  // The bounds of `sweep` hold for E4M3; for other scale types that means every code.
-  if (search.kind == WeightScales::alternate) {
-    format_.rule = ScaleRule{.kind = ScaleRule::sweep};
-    all_codes_ = !(format_.scale == kE4M3);
-  }
-  if (search.kind == WeightScales::local_hessian) {
-    format_.rule = format_.scale.kind == ScaleKind::exponent ? ScaleRule{.kind = ScaleRule::search, .k = 4}
-                                                             : ScaleRule{.kind = ScaleRule::sweep};
-    all_codes_ = true;
-  }
-  by_reciprocal_ = format_.element.kind == ElementKind::int_full && format_.scale.bytes > 1 &&
-                   format_.tensor_scale.mode == TensorScale::none;
-  if (format_.rule.kind == ScaleRule::fitted) {
-    const double a = double(factors_.at(0)), b = double(factors_.at(1));
-    for (int q = 0; q < 256; ++q) table_.push_back(float(std::exp2(a * q + b)));
-    for (int q = 0; q < 255; ++q) thresholds_.push_back(std::exp2(a * (q + 0.5) + b));
-  }
+  format_.rule = rule_.rule;
+  if (format_.rule.kind == ScaleRule::fitted)
+    fitted_ = std::make_unique<const FittedScales>(fitted_scales(factors_.at(0), factors_.at(1)));
 }
 
 float GroupCoder::tensor_scale(int64_t row) const {
   if (format_.rule.kind == ScaleRule::fitted) return 1;
   return factors_.empty() ? 1.0f : factors_.size() == 1 ? factors_[0] : factors_[size_t(row)];
-}
-
-int GroupCoder::top_code() const {
-  return format_.scale.kind == ScaleKind::minifloat ? int(format_.scale.mini.max_code) : 127;
-}
-
-int GroupCoder::candidates_per_group() const {
-  switch (format_.rule.kind) {
-    case ScaleRule::four_over_six: return 2;
-    case ScaleRule::sweep: return all_codes_ ? top_code() : format_.rule.hi - format_.rule.lo + 1;
-    case ScaleRule::search: return format_.rule.k;
-    case ScaleRule::grid: return format_.rule.steps;
-    default: return 1;
-  }
 }
 
 bool GroupCoder::measure(const float* x, int64_t groups, GroupScratch& s) const {
@@ -98,7 +69,7 @@ bool GroupCoder::choose(const float* x, int64_t row, int64_t groups, const float
   if (search_ == WeightScales::mse_shrink) {
     // The search runs on the unrounded scale amax/Qmax; the amax it settles on then goes through the format's
     // rule.
-    for (int64_t k = 0; k < groups; ++k) s.unrounded[size_t(k)] = unrounded_scale(s.amax[size_t(k)]);
+    for (int64_t k = 0; k < groups; ++k) s.unrounded[size_t(k)] = rule_.unrounded_scale(s.amax[size_t(k)]);
     kernels_.best_shrink(format_.element, x, groups, g_, s.unrounded.data(), s.best.data());
     for (int64_t k = 0; k < groups; ++k) s.amax[size_t(k)] *= float(1 - 0.008 * s.best[size_t(k)]);
   }
@@ -111,54 +82,13 @@ bool GroupCoder::choose(const float* x, int64_t row, int64_t groups, const float
   return true;
 }
 
-uint32_t GroupCoder::base_code(float amax, int64_t row) const {
-  if (format_.scale.kind == ScaleKind::exponent)
-    return power_of_two_rule(format_.rule, format_.element).byte(amax);
-  const float scale =
-      by_reciprocal_ ? unrounded_scale(amax) : amax / (format_.element.scale_max * tensor_scale(row));
-  return std::max(encode_scale(format_.scale, scale), least_code());
-}
-
-uint32_t GroupCoder::least_code() const {
-  return format_.scale_floor == ScaleFloor::min_subnormal ? 1u
-         : format_.scale_floor == ScaleFloor::min_normal  ? 1u << format_.scale.mini.man_bits
-                                                          : 0u;
-}
-
 void GroupCoder::candidates(float amax, int64_t row, uint32_t* codes, float* effective) const {
-  const ScaleRule& rule = format_.rule;
   const int count = candidates_per_group();
-  if (amax == 0) {
-    std::fill_n(codes, count, 0u), std::fill_n(effective, count, 0.0f);
-    return;
-  }
-  const int least = int(std::max(1u, least_code())), top = top_code();
   const float s_t = tensor_scale(row);
-  switch (rule.kind) {
-    case ScaleRule::search: {
-      // f = floor, then 2f, f/2, 4f, f/4...
-      const int first = int(base_code(amax, row)) - (rule.k - 1) / 2;
-      for (int j = 0; j < count; ++j) codes[j] = uint32_t(std::clamp(first + j, 0, 254));
-      break;
-    }
-    case ScaleRule::four_over_six:
-      codes[0] = base_code(amax, row);
-      codes[1] = std::max(format_.scale.mini.encode(amax / (4.0f * s_t)), least_code());
-      break;
-    case ScaleRule::sweep: {
-      const int first = all_codes_ ? least : int(base_code(amax, row)) + rule.lo;
-      for (int j = 0; j < count; ++j) codes[j] = uint32_t(std::clamp(first + j, least, top));
-      break;
-    }
-    case ScaleRule::grid:
-      for (int j = 0; j < count; ++j) {
-        const double share = rule.lowest + (1 - rule.lowest) * j / (rule.steps - 1);
-        codes[j] = base_code(amax * float(share), row);
-      }
-      break;
-    default: codes[0] = base_code(amax, row);
+  for (int j = 0; j < count; ++j) {
+    codes[j] = amax == 0 ? 0 : rule_.candidate(j, amax, s_t);
+    effective[j] = amax == 0 ? 0.0f : rule_.effective(codes[j], s_t);
   }
-  for (int j = 0; j < count; ++j) effective[j] = s_t * decode_scale(format_.scale, codes[j]);
 }
 
 /// Takes, for each group, the best of its candidates.
@@ -184,18 +114,18 @@ void GroupCoder::choose_e8m0(const float* x, int64_t row, int64_t groups, uint8_
     for (int64_t k = 0; k < groups; ++k) {
       const float amax = s.amax[size_t(k)];
       const double scale = double(amax / format_.element.scale_max);  // s = m/Qmax is an FP32 number
-      const auto q = std::upper_bound(thresholds_.begin(), thresholds_.end(), scale) - thresholds_.begin();
+      const double* const thresholds = fitted_->thresholds;
+      const auto q = std::upper_bound(thresholds, thresholds + 255, scale) - thresholds;
       // A flat tensor (a = 0) has one scale, q = 0.
       bytes[k] = amax > 0 && factors_[0] > 0 ? uint8_t(q) : uint8_t(0);
-      effective[k] = amax > 0 ? table_[bytes[k]] : 0.0f;
+      effective[k] = amax > 0 ? fitted_->table[bytes[k]] : 0.0f;
     }
     return;
   }
   if (rule.kind == ScaleRule::quest) {
     for (int64_t k = 0; k < groups; ++k) {
       const float deviation = float(standard_deviation(x + k * g_, g_));
-      const float v = (2.92247856f / 6.0f) * deviation + 1e-8f;
-      const int byte = PowerOfTwoRule{0, 1u << 23}.byte(v);
+      const uint32_t byte = quest_byte(deviation);
       const bool zeros = s.amax[size_t(k)] == 0;
       bytes[k] = zeros ? 0 : uint8_t(byte);
       effective[k] = zeros ? 0.0f : e8m0_decode(bytes[k]);
@@ -215,13 +145,13 @@ void GroupCoder::choose_rounded(const float* x, int64_t row, int64_t groups, uin
   if (type.kind != ScaleKind::minifloat) {
     for (int64_t k = 0; k < groups; ++k) {
       const float amax = s.amax[size_t(k)];
-      const float scale = by_reciprocal_ ? unrounded_scale(amax) : amax / divisor;
+      const float scale = rule_.by_reciprocal ? rule_.unrounded_scale(amax) : amax / divisor;
       const uint32_t bits = amax > 0 ? encode_scale(type, scale) : 0;
       store_bits(bytes + k * type.bytes, type.bytes, bits);
       effective[k] = s_t * decode_scale(type, bits);
     }
   } else {
-    kernels_.minifloat_scales(type.mini, divisor, s_t, least_code(), s.amax.data(), groups, bytes, effective);
+    kernels_.minifloat_scales(type.mini, divisor, s_t, rule_.least, s.amax.data(), groups, bytes, effective);
   }
   if (format_.rule.kind != ScaleRule::absmax) pick_best(x, row, groups, bytes, effective, s);
 }
@@ -244,7 +174,7 @@ void GroupCoder::choose_asym(const float* x, int64_t groups, uint8_t* bytes, uin
 void GroupCoder::effective(const uint8_t* bytes, int64_t row, int64_t groups, float* out) const {
   const ScaleType& type = format_.scale;
   if (format_.rule.kind == ScaleRule::fitted) {
-    for (int64_t k = 0; k < groups; ++k) out[k] = table_[bytes[k]];
+    for (int64_t k = 0; k < groups; ++k) out[k] = fitted_->table[bytes[k]];
     return;
   }
   const float s_t = tensor_scale(row);

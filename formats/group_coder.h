@@ -3,8 +3,12 @@
 //   Internal to formats/: quantize.cpp drives it over rows, tensor_factors.cpp finds the factors that need
 //   the whole tensor.
 #pragma once
+#include <functional>
+#include <memory>
+#include <span>
 #include <vector>
 
+#include "formats/group_scale.h"
 #include "formats/quantize.h"
 #include "formats/row_kernels.h"
 
@@ -36,41 +40,32 @@ class GroupCoder {
   /// Effective FP32 values of stored scales (a group of zeros is not known here: its scale may be positive).
   void effective(const uint8_t* bytes, int64_t row, int64_t groups, float* effective) const;
 
-  int candidates_per_group() const;
+  int candidates_per_group() const { return rule_.candidates(); }
   /// The stored codes that the search tries for a group of this amax, candidates_per_group() of them,
   /// ascending, with their effective values (all 0 for a group of zeros). Not for int_asym, fitted, quest.
   void candidates(float amax, int64_t row, uint32_t* codes, float* effective) const;
-  int top_code() const;  // the largest code of an 8-bit scale
+  int top_code() const { return rule_.top; }  // the largest code of an 8-bit scale
   int64_t group() const { return g_; }
   const FormatSpec& format() const { return format_; }
   const std::vector<float>& factors() const { return factors_; }
 
  private:
   float tensor_scale(int64_t row) const;
-  /// m / Qmax; for a full integer grid under a wide float scale m * (1 / Qmax), see elements.h.
-  float unrounded_scale(float amax) const {
-    return by_reciprocal_ ? amax * (1.0f / format_.element.scale_max) : amax / format_.element.scale_max;
-  }
   void choose_e8m0(const float* x, int64_t row, int64_t groups, uint8_t* bytes, float* effective,
                    GroupScratch& s) const;
   void choose_rounded(const float* x, int64_t row, int64_t groups, uint8_t* bytes, float* effective,
                       GroupScratch& s) const;
   void choose_asym(const float* x, int64_t groups, uint8_t* bytes, uint8_t* zero, float* effective,
                    GroupScratch& s) const;
-  /// The format's own scale for this amax (absmax, floor): what a search starts from.
-  uint32_t base_code(float amax, int64_t row) const;
-  uint32_t least_code() const;  // of a non-zero group
   void pick_best(const float* x, int64_t row, int64_t groups, uint8_t* bytes, float* effective,
                  GroupScratch& s) const;
 
   FormatSpec format_;
   WeightScales::Kind search_;
-  bool by_reciprocal_ = false;
-  bool all_codes_ = false;  // a sweep over every code, not only around absmax
   int64_t g_;
   std::vector<float> factors_;
-  std::vector<float> table_;        // fitted: the 256 effective scales; two-level: none
-  std::vector<double> thresholds_;  // fitted: table_[q] is the scale from thresholds_[q-1] on
+  GroupRule rule_;
+  std::shared_ptr<const FittedScales> fitted_;  // fitted alone
   const RowKernels& kernels_;
 };
 
@@ -87,8 +82,15 @@ std::vector<float> tensor_factors(const FormatSpec& format, const WeightScales& 
 
 /// DataError "row r, column c is NaN" for the first NaN or Inf of a row that has one.
 [[noreturn]] void report_nonfinite(MatrixView<const float> X, int64_t row);
+/// The same of a row's values.
+[[noreturn]] void report_nonfinite(std::span<const float> values, int64_t row);
 
+/// sum (x - x^)^2, sum x u and sum u^2, u = x^ / s_T, over a tensor with the best group scales under s_T.
+struct AlternateSums {
+  double error = 0, xu = 0, uu = 0;
+};
 /// The paper's alternating search (SPEC section 2): the s_T of the least error it saw.
+float alternate_tensor_scale(float first, const std::function<AlternateSums(float s_t)>& sums);
 float alternate_tensor_scale(const FormatSpec& format, MatrixView<const float> X, float first);
 
 }  // namespace fp4lab

@@ -38,21 +38,21 @@ std::vector<float> fitted_factors(const FormatSpec& format, const Magnitudes& m)
     if (amax > 0) smallest = std::min(smallest, amax);
     largest = std::max(largest, amax);
   }
-  if (largest == 0) return {0.0f, 0.0f};
-  // A denormal m / Qmax may round to 0, which has no logarithm: the smallest float stands in.
-  const double bottom = std::log2(double(std::max(smallest / format.element.scale_max, 0x1p-149f)));
-  const double top = std::log2(double(std::max(largest / format.element.scale_max, 0x1p-149f)));
-  return {float((top - bottom) / 255), float(bottom)};
+  return fitted_factors(format, smallest, largest);
 }
 
 }  // namespace
 
 void report_nonfinite(MatrixView<const float> X, int64_t row) {
-  for (int64_t c = 0; c < X.cols; ++c)
-    if (!std::isfinite(X(row, c)))
+  report_nonfinite(std::span<const float>(X.row(row), size_t(X.cols)), row);
+}
+
+void report_nonfinite(std::span<const float> values, int64_t row) {
+  for (size_t c = 0; c < values.size(); ++c)
+    if (!std::isfinite(values[c]))
       throw DataError(str("row ", row, ", column ", c, " is ",
-                          std::isnan(X(row, c)) ? "NaN"
-                          : X(row, c) > 0       ? "Inf"
+                          std::isnan(values[c]) ? "NaN"
+                          : values[c] > 0       ? "Inf"
                                                 : "-Inf"));
   FP4LAB_CHECK(false, "row ", row, " has no NaN or Inf");
   std::abort();
@@ -90,17 +90,28 @@ std::vector<float> tensor_factors(const FormatSpec& format, const WeightScales& 
   return {search.kind == WeightScales::alternate ? alternate_tensor_scale(format, X, first) : first};
 }
 
-float alternate_tensor_scale(const FormatSpec& format, MatrixView<const float> X, float first) {
-  const int64_t g = format.group(X.cols), groups = format.groups(X.cols);
-  const WeightScales sweep{WeightScales::alternate, {}};
-  const RowKernels& kernels = row_kernels();
+float alternate_tensor_scale(float first, const std::function<AlternateSums(float s_t)>& sums) {
   float s_t = first, best_s_t = first;
   double best_error = INFINITY;
   for (int round = 0; round < 15; ++round) {
     // With s_T fixed: the best stored s_G of each group. With s_G and the codes fixed, u = s_G q:
     // s_T = sum x u / sum u^2 minimises sum (x - s_T u)^2.
+    const auto [e, p, q] = sums(s_t);
+    const double previous = best_error;
+    if (e < best_error) best_error = e, best_s_t = s_t;
+    if (!(p > 0 && q > 0) || e == 0 || !(previous - e >= 1e-3 * e)) break;
+    s_t = float(p / q);
+  }
+  return best_s_t;
+}
+
+float alternate_tensor_scale(const FormatSpec& format, MatrixView<const float> X, float first) {
+  const int64_t g = format.group(X.cols), groups = format.groups(X.cols);
+  const WeightScales sweep{WeightScales::alternate, {}};
+  const RowKernels& kernels = row_kernels();
+  return alternate_tensor_scale(first, [&](float s_t) {
     const GroupCoder coder(format, sweep, X.cols, {s_t});
-    std::vector<double> error(size_t(X.rows)), xu(size_t(X.rows)), uu(size_t(X.rows));
+    std::vector<AlternateSums> rows(size_t(X.rows));
 #pragma omp parallel
     {
       GroupScratch scratch(groups, coder.candidates_per_group());
@@ -110,22 +121,18 @@ float alternate_tensor_scale(const FormatSpec& format, MatrixView<const float> X
       for (int64_t r = 0; r < X.rows; ++r) {
         coder.choose(X.row(r), r, groups, nullptr, bytes.data(), nullptr, effective.data(), scratch);
         kernels.fake(format.element, X.row(r), effective.data(), nullptr, groups, g, value.data(), X.row(r));
-        double e = 0, p = 0, q = 0;
+        AlternateSums s;
         for (int64_t c = 0; c < X.cols; ++c) {
           const double x = double(X(r, c)), v = double(value[size_t(c)]), u = v / double(s_t);
-          e += (x - v) * (x - v), p += x * u, q += u * u;
+          s.error += (x - v) * (x - v), s.xu += x * u, s.uu += u * u;
         }
-        error[size_t(r)] = e, xu[size_t(r)] = p, uu[size_t(r)] = q;
+        rows[size_t(r)] = s;
       }
     }
-    double e = 0, p = 0, q = 0;
-    for (size_t r = 0; r < size_t(X.rows); ++r) e += error[r], p += xu[r], q += uu[r];
-    const double previous = best_error;
-    if (e < best_error) best_error = e, best_s_t = s_t;
-    if (!(p > 0 && q > 0) || e == 0 || !(previous - e >= 1e-3 * e)) break;
-    s_t = float(p / q);
-  }
-  return best_s_t;
+    AlternateSums all;
+    for (const AlternateSums& s : rows) all.error += s.error, all.xu += s.xu, all.uu += s.uu;
+    return all;
+  });
 }
 
 }  // namespace fp4lab

@@ -103,21 +103,55 @@ LinearMap map_without_data(const MethodSpec& method, const SitePlace& place, con
   return fit_transforms(transforms, fit_for(place, weights, activations, inputs));
 }
 
-QuantizedWeights quantize_site(const MethodSpec& method, const SitePlace& place, const FormatSpec* weights,
-                               const FormatSpec* activations, Matrix W, SiteStats* stats) {
+namespace {
+
+/// Why a GPU leaves the weights of such a site to the CPU, or "".
+std::string left_to_cpu(const MethodSpec& method, const std::vector<TransformSpec>& transforms,
+                        const FormatSpec& weights) {
+  if (needs_of(transforms).any()) return "a transform that is fitted on data";
+  if (weight_scales_for(method.weight_scales, weights).needs_hessian())
+    return "a scale search that looks at the Hessian";
+  if (method.rounding.kind != Rounding::rtn) return str("rounding ", method.rounding.kind);
+  return "";
+}
+
+void quantize_on_host(Ops& ops, const MethodSpec& method, const FormatSpec& weights, Matrix W,
+                      SiteStats* stats, QuantizedWeights& out) {
+  if (method.rounding.kind != Rounding::rtn && method.rounding.order == Rounding::dynamic_activation)
+    order_by_diagonal(W, *stats, out.map);
+  out.q = quantize_weights(method, weights, W, stats, out.report);
+  dequantize(*out.q, W);
+  out.W = ops.adopt(std::move(W));
+}
+
+}  // namespace
+
+QuantizedWeights quantize_site(Ops& ops, const MethodSpec& method, const SitePlace& place,
+                               const FormatSpec* weights, const FormatSpec* activations, Matrix W,
+                               SiteStats* stats) {
   QuantizedWeights out;
   FP4LAB_CHECK(stats || !needs_of(method, place.kind, weights).any(), "no statistics");
-  if (weights || activations)
-    out.map = fit_transforms(method.transform[size_t(place.kind)],
-                             fit_for(place, weights, activations, W.cols()), W, stats);
-  if (weights) {
-    if (method.rounding.kind != Rounding::rtn && method.rounding.order == Rounding::dynamic_activation)
-      order_by_diagonal(W, *stats, out.map);
-    out.q = quantize_weights(method, *weights, W, stats, out.report);
-    out.digest = out.q->digest();
-    dequantize(*out.q, W);
+  const std::vector<TransformSpec>& transforms = method.transform[size_t(place.kind)];
+  if (!ops.on_host() && weights) out.report.on_cpu = left_to_cpu(method, transforms, *weights);
+  const bool here = ops.on_host() || !out.report.on_cpu.empty() || needs_of(transforms).any();
+  if (stats && here) stats->to_host(ops);
+  const TransformFit fit = fit_for(place, weights, activations, W.cols());
+  if (here) {
+    if (weights || activations) out.map = fit_transforms(transforms, fit, W, stats);
+    if (weights)
+      quantize_on_host(ops, method, *weights, std::move(W), stats, out);
+    else
+      out.W = ops.adopt(std::move(W));
+  } else {
+    if (weights || activations) out.map = fit_transforms(transforms, fit);
+    out.W = ops.adopt(std::move(W));
+    ops.map_weights(out.map, out.W.view());
+    if (weights) {
+      out.q = ops.quantize(*weights, out.W.view(), weight_scales_for(method.weight_scales, *weights));
+      ops.dequantize(*out.q, out.W.view());
+    }
   }
-  out.W = std::move(W);
+  if (out.q) out.digest = out.q->digest();
   return out;
 }
 

@@ -5,6 +5,7 @@
 
 #include "core/linear_map.h"
 #include "formats/quantize.h"
+#include "kernels/ops.h"
 #include "methods/method.h"
 
 namespace fp4lab {
@@ -15,12 +16,13 @@ struct SiteReport {
   double condition = 0;       // estimate for the damped H, 1-norm
   bool fell_back = false;     // H was not positive definite after every rise of the damping: RTN
   int64_t dead_channels = 0;  // inputs that were always 0
+  std::string on_cpu;         // why the weights were quantized on the CPU though the cell runs on a GPU
   double loss = 0;            // tr((T - Q) H (T - Q)^T) per token, undamped H, T the loop's targets (GPTQ: W)
 };
 
 /// Weights in the coordinates of `map`: the layer is Y = Q(X T^-T) W^T with what this holds.
 struct QuantizedWeights {
-  Matrix W;            // (out, in), dequantized; the weights themselves when only activations are quantized
+  Array W;             // (out, in), dequantized; the weights themselves when only activations are quantized
   LinearMap map;       // T
   std::string digest;  // of the stored bytes; "" when the weights are not quantized
   SiteReport report;
@@ -36,9 +38,11 @@ struct SitePlace {
 
 /// `weights` null: the weights stay in full precision; `activations` null: its inputs do. Both null: W as it
 /// is, no map. The transform's group is that of the weights' format, without one that of the activations'.
-/// `stats` are what `needs_of` says; null when it says nothing. They are used up.
-QuantizedWeights quantize_site(const MethodSpec& method, const SitePlace& place, const FormatSpec* weights,
-                               const FormatSpec* activations, Matrix W, SiteStats* stats);
+/// `stats` are what `needs_of` says; null when it says nothing. They are used up. A step that `ops` has no
+/// version of is the CPU's, and the report says so.
+QuantizedWeights quantize_site(Ops& ops, const MethodSpec& method, const SitePlace& place,
+                               const FormatSpec* weights, const FormatSpec* activations, Matrix W,
+                               SiteStats* stats);
 
 /// The transform's map where it needs no data, otherwise the identity: what a site's inputs are quantized in
 /// before its statistics are known.

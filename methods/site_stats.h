@@ -4,6 +4,7 @@
 #include <vector>
 
 #include "core/matrix.h"
+#include "kernels/ops.h"
 
 namespace fp4lab {
 
@@ -11,12 +12,24 @@ namespace fp4lab {
 struct SiteStats {
   int64_t tokens = 0;
   MatrixD H;                // X^T X (K, K), upper triangle, the rest 0; empty unless asked for
+  ArrayD H_on_gpu;          // instead of H while it is still where a GPU summed it (`to_host`)
   MatrixD D;                // (X_fp - X)^T X (K, K), X_fp of the full-precision model; empty unless asked for
   std::vector<float> amax;  // per channel (K)
   std::vector<double> mean_abs;  // per channel (K)
   Matrix sample;                 // (rows, K), rows of X in their order; empty unless asked for
 
-  SiteStats clone() const { return {tokens, H.clone(), D.clone(), amax, mean_abs, sample.clone()}; }
+  /// With the Hessian on the host.
+  SiteStats clone() const {
+    FP4LAB_CHECK(H_on_gpu.empty());
+    return {tokens, H.clone(), {}, D.clone(), amax, mean_abs, sample.clone()};
+  }
+  /// Brings the Hessian to the host, where everything else is.
+  void to_host(Ops& ops) {
+    if (H_on_gpu.empty()) return;
+    H = MatrixD(H_on_gpu.rows(), H_on_gpu.cols());
+    ops.download(H_on_gpu.view(), H);
+    H_on_gpu = {};
+  }
 };
 
 /// What of it something looks at.

@@ -15,13 +15,16 @@ namespace fp4lab {
 class StatsGatherer {
  public:
   /// `rows`: of the sample, ascending; read where `needs` asks for one, and to outlive the gatherer.
-  StatsGatherer(int64_t inputs, const StatsNeeds& needs, std::span<const int64_t> rows);
+  StatsGatherer(Ops& ops, int64_t inputs, const StatsNeeds& needs, std::span<const int64_t> rows);
   /// X (rows, inputs); `full`: the same tokens' inputs in the full-precision model, for `cross`.
-  void add(Ops& ops, MatrixView<const float> X, MatrixView<const float> full = {});
+  void add(MatrixView<const float> X, MatrixView<const float> full = {});
+  /// A Hessian without a cross term may still be on the GPU.
   SiteStats finish();
 
  private:
+  Ops& ops_;
   SiteStats stats_;
+  ArrayD H_, D_;
   std::span<const int64_t> rows_;
   size_t taken_ = 0;
   std::vector<double> sums_;

@@ -2,7 +2,6 @@
 
 #include <algorithm>
 
-#include "kernels/cpu/linear_map.h"
 #include "methods/site.h"
 
 namespace fp4lab {
@@ -28,7 +27,7 @@ CalibrationWalk::CalibrationWalk(Ops& ops, const ModelWeights& model, const Mode
       model_(model),
       plan_(plan),
       step_(std::move(step)),
-      forward_(ops, model.config(), default_chunk(length), length),
+      forward_(ops, model.config(), default_chunk(ops, length), length),
       states_(std::move(states)),
       full_(std::move(full)),
       rows_(sample_rows(plan.seed, states_.view().rows, std::min(kMethodSample, states_.view().rows))) {}
@@ -46,8 +45,8 @@ BlockWeights CalibrationWalk::unquantized_block(int64_t layer) const {
       const auto pointer = [](const std::optional<FormatSpec>& f) { return f ? &*f : nullptr; };
       out.map = map_without_data(plan_.method, site_place(plan_, model_.config(), layer, kind),
                                  pointer(part.formats.weights), pointer(part.formats.activations), W.cols());
-      map_weights(out.map, W);
       out.W = ops_.adopt(std::move(W));
+      ops_.map_weights(out.map, out.W.view());
       out.activations = part.formats.activations;
       site.parts.push_back(std::move(out));
     }
@@ -64,7 +63,7 @@ std::array<SiteStats, kSites> CalibrationWalk::watch(int64_t layer) {
   for (int s = 0; s < kSites; ++s)
     if (const StatsNeeds needs = needs_of(plan_, layer, SiteKind(s)); needs.any()) {
       const int64_t inputs = linear_shape(config, linears_of(SiteKind(s))[0])[1];
-      sites[size_t(s)].emplace(inputs, needs, rows_);
+      sites[size_t(s)].emplace(ops_, inputs, needs, rows_);
       if (needs.cross) beside[size_t(s)] = ops_.allocate(chunk, inputs);
     }
   const BlockWeights block = unquantized_block(layer);
@@ -73,8 +72,7 @@ std::array<SiteStats, kSites> CalibrationWalk::watch(int64_t layer) {
     if (!sites[size_t(kind)]) return;
     const Array& full = beside[size_t(kind)];
     sites[size_t(kind)]->add(
-        ops_, X,
-        full.rows() ? MatrixView<const float>(full.shaped(X.rows, X.cols)) : MatrixView<const float>{});
+        X, full.rows() ? MatrixView<const float>(full.shaped(X.rows, X.cols)) : MatrixView<const float>{});
   };
   const auto keep = [&](SiteKind kind, MatrixView<const float> X) {
     if (const Array& full = beside[size_t(kind)]; full.rows()) ops_.copy(X, full.shaped(X.rows, X.cols));

@@ -47,7 +47,7 @@ MethodCost method_cost(const ModelPlan& plan, const ModelConfig& config, const T
   double tokens = 0, chunk = 0;
   if (calibration && (watched || plan.static_activations)) {
     tokens = double(calibration->ids.size());
-    chunk = double(default_chunk(calibration->length) * calibration->length);
+    chunk = double(default_chunk(*make_cpu_ops(), calibration->length) * calibration->length);
     const WalkCost walk = walk_cost(config, tokens, double(calibration->length));
     // Through each block as it is and as it becomes; the original model beside them.
     cost.seconds += walk.seconds * (1 + (watched ? 1 : 0) + (any.cross ? 1 : 0));

@@ -277,20 +277,20 @@ ModelPlan read_model_plan(Params& p, const ModelConfig* config, uint64_t seed,
   return plan;
 }
 
-QuantizedWeights make_part(const ModelPlan& plan, const ModelWeights& model, int64_t layer, SiteKind site,
-                           const PartPlan& part, SiteStats* stats) {
+QuantizedWeights make_part(Ops& ops, const ModelPlan& plan, const ModelWeights& model, int64_t layer,
+                           SiteKind site, const PartPlan& part, SiteStats* stats) {
   const auto pointer = [](const std::optional<FormatSpec>& f) { return f ? &*f : nullptr; };
   try {
     if (plan.stored && part.formats.weights) {
       QuantizedWeights out;
       out.q = plan.stored->quantized(layer, part.linears);
-      out.W = Matrix(out.q->rows(), out.q->cols());
-      dequantize(*out.q, out.W);
+      out.W = ops.allocate(out.q->rows(), out.q->cols());
+      ops.dequantize(*out.q, out.W.view());
       out.map = plan.stored->map();
       out.digest = out.q->digest();
       return out;
     }
-    return quantize_site(plan.method, site_place(plan, model.config(), layer, site),
+    return quantize_site(ops, plan.method, site_place(plan, model.config(), layer, site),
                          pointer(part.formats.weights), pointer(part.formats.activations),
                          model.load(layer, part.linears), stats);
   } catch (const DataError& e) {

@@ -54,8 +54,8 @@ std::vector<PartPlan> parts_of(const ModelPlan& plan, int64_t layer, SiteKind si
 
 /// The part as the plan's method makes it of the model's weights, or as it is stored. `stats` as
 /// quantize_site's; used up. DataError naming the site.
-QuantizedWeights make_part(const ModelPlan& plan, const ModelWeights& model, int64_t layer, SiteKind site,
-                           const PartPlan& part, SiteStats* stats);
+QuantizedWeights make_part(Ops& ops, const ModelPlan& plan, const ModelWeights& model, int64_t layer,
+                           SiteKind site, const PartPlan& part, SiteStats* stats);
 
 /// What the transforms of a site and its random numbers depend on.
 SitePlace site_place(const ModelPlan& plan, const ModelConfig& config, int64_t layer, SiteKind site);

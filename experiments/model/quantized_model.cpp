@@ -28,7 +28,7 @@ Matrix embed_tokens(const ModelWeights& model, std::span<const int32_t> ids) {
 
 Matrix full_precision_hidden(Ops& ops, const ModelWeights& checkpoint, std::span<const int32_t> ids,
                              int64_t length, const std::function<void()>& step) {
-  Forward forward(ops, checkpoint.config(), default_chunk(length), length);
+  Forward forward(ops, checkpoint.config(), default_chunk(ops, length), length);
   Matrix hidden = embed_tokens(checkpoint, ids);
   for (int64_t layer = 0; layer < checkpoint.config().layers; ++layer) {
     step();
@@ -92,11 +92,12 @@ BlockWeights QuantizedModel::make_block(int64_t layer, std::array<SiteStats, kSi
       out.linears = members(model_, layer, part.linears);
       out.first_output = site.outputs();
       // A transform moves the statistics; each part begins with the site's own.
+      if (parts.size() > 1) stats[size_t(s)].to_host(ops_);
       SiteStats own = parts.size() > 1 ? stats[size_t(s)].clone() : std::move(stats[size_t(s)]);
-      QuantizedWeights q = make_part(plan_, model_, layer, kind, part, &own);
+      QuantizedWeights q = make_part(ops_, plan_, model_, layer, kind, part, &own);
       digest_.update(out.linears[0].name).update(q.digest);
       if (part.formats.weights) reports_.push_back({out.linears[0].name, q.report});
-      out.W = ops_.adopt(std::move(q.W));
+      out.W = std::move(q.W);
       out.map = std::move(q.map);
       out.activations = part.formats.activations;
       site.parts.push_back(std::move(out));
@@ -158,7 +159,7 @@ Matrix QuantizedModel::run(std::span<const int32_t> ids, int64_t length, const C
         quantize(*plan_.embedding, embed_tokens(model_, all), plan_.method.weight_scales));
     digest_.update("embed_tokens").update(table_->digest());
   }
-  Forward forward(ops_, config, default_chunk(length), length);
+  Forward forward(ops_, config, default_chunk(ops_, length), length);
   Matrix hidden(int64_t(ids.size()), config.hidden_size);
   embed(ids, hidden);
   std::optional<CalibrationWalk> walk;
@@ -204,7 +205,8 @@ Matrix QuantizedModel::run(std::span<const int32_t> ids, int64_t length, const C
 void QuantizedModel::for_head_inputs(MatrixView<const float> hidden, int64_t length,
                                      const std::function<void(MatrixView<const float>)>& see) {
   const std::vector<float> norm = model_.load_final_norm();
-  const auto width = int64_t(norm.size()), chunk = std::min(default_chunk(length) * length, hidden.rows);
+  const auto width = int64_t(norm.size()),
+             chunk = std::min(default_chunk(ops_, length) * length, hidden.rows);
   const Array weight = ops_.allocate(1, width), h = ops_.allocate(chunk, width);
   ops_.upload({norm.data(), 1, width, width}, weight.view());
   for (int64_t begin = 0; begin < hidden.rows; begin += chunk) {

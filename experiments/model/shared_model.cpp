@@ -113,7 +113,7 @@ double weights_of_block(const ModelConfig& config) {
 
 WalkCost walk_cost(const ModelConfig& c, double tokens, double length) {
   const double heads = double(c.heads * c.head_dim), weights = weights_of_block(c);
-  const double chunk = double(default_chunk(int64_t(length))) * length;
+  const double chunk = double(default_chunk(*make_cpu_ops(), int64_t(length))) * length;
   return {2 * tokens * double(c.layers) * (weights + heads * length) / kNominalRate,
           tokens * double(c.hidden_size) * 4, weights * 4,
           chunk * 4 * (3 * double(c.hidden_size) + 5 * std::max(double(c.intermediate_size), heads))};

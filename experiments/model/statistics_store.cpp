@@ -79,7 +79,7 @@ std::vector<T> read_vector(const TensorFile& file, std::string_view name, DType 
 
 StatisticsStore::StatisticsStore(std::string dir, std::shared_ptr<const SharedModel> model,
                                  ChosenWindows windows, bool hessians, bool sample, int64_t rows,
-                                 uint64_t seed, SpillPolicy spill)
+                                 uint64_t seed, SpillPolicy spill, const std::string& arithmetic)
     : dir_(std::move(dir)), model_(std::move(model)), windows_(std::move(windows)) {
   request_.hessians = hessians;
   request_.sample = sample;
@@ -91,6 +91,7 @@ StatisticsStore::StatisticsStore(std::string dir, std::shared_ptr<const SharedMo
                {"hessians", hessians},
                {"sample", sample},
                {"numerics", kNumericsVersion}};
+  if (!arithmetic.empty()) from["compute"] = arithmetic;
   if (sample) {
     from["rows"] = sample_rows();
     if (sample_rows() < int64_t(windows_.tokens.ids.size())) from["seed"] = seed;

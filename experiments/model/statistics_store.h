@@ -14,9 +14,10 @@ namespace fp4lab {
 class StatisticsStore {
  public:
   /// `windows` is what the model reads; `dir` is made when something is written. `spill`: of the hidden
-  /// states while gathering.
+  /// states while gathering; `arithmetic`: "" or what else than float32 the model is run in.
   StatisticsStore(std::string dir, std::shared_ptr<const SharedModel> model, ChosenWindows windows,
-                  bool hessians, bool sample, int64_t rows, uint64_t seed, SpillPolicy spill = {});
+                  bool hessians, bool sample, int64_t rows, uint64_t seed, SpillPolicy spill = {},
+                  const std::string& arithmetic = "");
 
   /// Gathers those sites that are not there yet, or whose file is damaged, in one walk; one process at a
   /// time, the others wait for its files; a site gathered by another process meanwhile is written over with

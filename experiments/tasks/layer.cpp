@@ -9,11 +9,11 @@
 #include "experiments/model/statistics_store.h"
 #include "experiments/sources/file_source.h"
 #include "experiments/tasks/kept_codes.h"
+#include "experiments/tasks/machine.h"
 #include "experiments/tasks/site_reports.h"
 #include "experiments/tasks/tasks.h"
 #include "formats/quantize.h"
 #include "kernels/cpu/gemm.h"
-#include "kernels/cpu/linear_map.h"
 
 namespace fp4lab {
 
@@ -56,6 +56,35 @@ Matrix whole_hessian(const MatrixD& H) {
   return out;
 }
 
+Matrix on_host(Ops& ops, const Array& a) {
+  Matrix out(a.rows(), a.cols());
+  ops.download(a.view(), out);
+  return out;
+}
+
+/// X W^T in full precision, and as the quantized layer computes it.
+struct Outputs {
+  Matrix full, quantized;
+};
+Outputs outputs_of(Ops& ops, const Matrix& X, const Matrix& W, const QuantizedWeights& q,
+                   const std::optional<FormatSpec>& activations) {
+  const Array x = ops.adopt(X.clone()), y = ops.allocate(X.rows(), W.rows());
+  ops.gemm(x.view(), ops.borrow(W).view(), y.view(), false);
+  Outputs out{on_host(ops, y), {}};
+  ops.map_activations(q.map, x.view());
+  if (activations) ops.fake_quantize(*activations, x.view(), X.rows(), x.view());
+  ops.gemm(x.view(), q.W.view(), y.view(), false);
+  out.quantized = on_host(ops, y);
+  return out;
+}
+
+Matrix original_coordinates(Ops& ops, const QuantizedWeights& q) {
+  const Array W = ops.allocate(q.W.rows(), q.W.cols());
+  ops.copy(q.W.view(), W.view());
+  ops.unmap_weights(q.map, W.view());
+  return on_host(ops, W);
+}
+
 class LayerTask : public CellTask {
  public:
   LayerTask(Params& p, const TaskContext& context) {
@@ -69,10 +98,13 @@ class LayerTask : public CellTask {
         p.texts("sites", {"*"}, {"patterns of sites: layers.3.qkv, layers.*.o, *.gate_up, *.down"});
     const std::vector<std::string> keep =
         p.texts("keep", {}, {"\"codes\": codes and scales of every site are stored too"}, true);
+    machine_ = read_machine(p);
     if (p.is_declaring()) {
       read_model_plan(p, nullptr, 0);
       return;
     }
+    if (!machine_.cuda)
+      p.drop_resolved("device"), p.drop_resolved("compute");  // as keys were before there were GPUs
     for (const std::string& k : keep)
       if (k != "codes") p.fail("keep", str("unknown thing to keep \"", k, "\"; known: codes"));
     keep_codes_ = !keep.empty();
@@ -103,7 +135,7 @@ class LayerTask : public CellTask {
     p.set_resolved("method", method_json(plan_.method));
     p.set_resolved("calibration", Json::parse(windows.resolved));
     statistics_.emplace(context.cache_dir, model_, std::move(windows), true, true, kMethodSample, seed,
-                        context.spill);
+                        context.spill, arithmetic(machine_));
   }
 
   Record run() override;
@@ -146,38 +178,35 @@ class LayerTask : public CellTask {
     std::vector<Ratio> outputs, weights;  // by linear
     std::vector<PartReport> reports;
   };
-  Measured measure(const StatisticsStore::Site& site, Sha256& digest, Record& record);
+  Measured measure(Ops& ops, const StatisticsStore::Site& site, Sha256& digest, Record& record);
 
   std::shared_ptr<const SharedModel> model_;
   ModelPlan plan_;
   std::vector<StatisticsStore::Site> sites_;
   std::optional<StatisticsStore> statistics_;
   bool keep_codes_ = false;
+  Machine machine_;
 };
 
-LayerTask::Measured LayerTask::measure(const StatisticsStore::Site& site, Sha256& digest, Record& record) {
+LayerTask::Measured LayerTask::measure(Ops& ops, const StatisticsStore::Site& site, Sha256& digest,
+                                       Record& record) {
   const auto [layer, kind] = site;
   const ModelWeights& checkpoint = *model_->weights;
-  const SiteStats stats = statistics_->gathered(*make_cpu_ops(), sites_, site, check_interrupt);
+  const SiteStats stats = statistics_->gathered(ops, sites_, site, check_interrupt);
   const Matrix H = whole_hessian(stats.H);
   Measured out;
   for (const PartPlan& part : parts_of(plan_, layer, kind)) {
     check_interrupt();
     const Matrix W = checkpoint.load(layer, part.linears);
     SiteStats own = stats.clone();
-    const QuantizedWeights q = make_part(plan_, checkpoint, layer, kind, part, &own);
+    const QuantizedWeights q = make_part(ops, plan_, checkpoint, layer, kind, part, &own);
     const std::string first = linear_name(layer, part.linears[0]);
     digest.update(first).update(q.digest);
     if (part.formats.weights) out.reports.push_back({first, q.report});
     if (keep_codes_ && q.q) keep_codes(record, first, *q.q);
 
-    Matrix Y(stats.sample.rows(), W.rows()), Y_hat(Y.rows(), Y.cols()), X_hat = stats.sample.clone();
-    gemm(stats.sample, W, Y);
-    map_activations(q.map, X_hat);
-    if (part.formats.activations) fake_quantize(*part.formats.activations, X_hat, X_hat);
-    gemm(X_hat, q.W, Y_hat);
-    Matrix W_hat = q.W.clone();
-    unmap_weights(q.map, W_hat);
+    const auto [Y, Y_hat] = outputs_of(ops, stats.sample, W, q, part.formats.activations);
+    const Matrix W_hat = original_coordinates(ops, q);
     int64_t row = 0;
     for (const Linear l : part.linears) {
       const int64_t count = checkpoint.shape(l)[0];
@@ -198,6 +227,7 @@ LayerTask::Measured LayerTask::measure(const StatisticsStore::Site& site, Sha256
 }
 
 Record LayerTask::run() {
+  const std::unique_ptr<Ops> ops = make_ops(machine_);
   Record record;
   Sha256 digest;
   Ratio outputs, weights;
@@ -207,7 +237,7 @@ Record LayerTask::run() {
   double output_mean = 0;
   for (const StatisticsStore::Site& site : sites_) {
     check_interrupt();
-    Measured m = measure(site, digest, record);
+    Measured m = measure(*ops, site, digest, record);
     for (size_t i = 0; i < m.linears.size(); ++i) {
       names.push_back(m.linears[i]);
       by_output.push_back(m.outputs[i].value()), by_weight.push_back(m.weights[i].value());

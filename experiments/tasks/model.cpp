@@ -9,6 +9,7 @@
 #include "experiments/model/model_cell.h"
 #include "experiments/model/quantized_model.h"
 #include "experiments/model/statistics_store.h"
+#include "experiments/tasks/machine.h"
 #include "experiments/tasks/site_reports.h"
 #include "experiments/tasks/tasks.h"
 
@@ -68,8 +69,7 @@ class ModelTask : public CellTask, public ModelCell {
         p.raw("calibration",
               {"{\"corpus\": token file, \"windows\": n, \"length\": L, \"sample\": random or first}: "
                "for what needs one, as GPTQ and static activation scales do"});
-    p.choice("device", "cpu", {"cpu"}, {"where it runs"});
-    p.choice("compute", "float32", {"float32"}, {"arithmetic of the products"});
+    machine_ = read_machine(p);
     if (p.is_declaring()) {
       read_model_plan(p, nullptr, 0);
       return;
@@ -104,7 +104,7 @@ class ModelTask : public CellTask, public ModelCell {
         p.fail("method", "a rotated model's inputs are not the original's: hessian_inputs quantized");
       const bool more = needs.hessian || needs.sample;
       statistics_.emplace(context.cache_dir, model_, *calibration_, more, more, more ? kMethodSample : 0,
-                          seed, context.spill);
+                          seed, context.spill, arithmetic(machine_));
     }
     spill_ = context.spill;
     hidden_ = context.models->hidden();
@@ -128,7 +128,7 @@ class ModelTask : public CellTask, public ModelCell {
   const SharedModel& model() const override { return *model_; }
   const ModelPlan& plan() const override { return plan_; }
   std::string make(const BlockMade& see) override {
-    const std::unique_ptr<Ops> ops = make_cpu_ops();
+    const std::unique_ptr<Ops> ops = make_ops(machine_);
     QuantizedModel model(*ops, *model_->weights, plan_, check_interrupt);
     model.on_block(see);
     model.run({}, evaluation_[0].tokens.length, calibration(*ops));
@@ -177,7 +177,7 @@ class ModelTask : public CellTask, public ModelCell {
   std::string hidden_key() const {
     Json windows = Json::array();
     for (const ChosenWindows& w : evaluation_) windows.push_back(w.resolved);
-    return model_->hash + windows.dump();
+    return model_->hash + windows.dump() + arithmetic(machine_);
   }
 
   void use_calibration(const Params& p, ChosenWindows chosen, bool& random) {
@@ -210,6 +210,7 @@ class ModelTask : public CellTask, public ModelCell {
     return out;
   }
 
+  Machine machine_;
   std::shared_ptr<const SharedModel> model_;
   ModelPlan plan_;
   std::vector<ChosenWindows> evaluation_;
@@ -246,7 +247,7 @@ void ModelTask::add_corpus(Record& record, const ChosenWindows& corpus, const Co
 }
 
 Record ModelTask::run() {
-  const std::unique_ptr<Ops> ops = make_cpu_ops();
+  const std::unique_ptr<Ops> ops = make_ops(machine_);
   const ModelWeights& checkpoint = *model_->weights;
   const int64_t length = evaluation_[0].tokens.length;
   std::vector<int32_t> ids, labels;

@@ -11,10 +11,11 @@
 #include "core/text.h"
 #include "experiments/sources/file_source.h"
 #include "experiments/tasks/kept_codes.h"
+#include "experiments/tasks/machine.h"
 #include "experiments/tasks/tasks.h"
 #include "experiments/tasks/tensor_input.h"
 #include "formats/registry.h"
-#include "kernels/cpu/linear_map.h"
+#include "kernels/ops.h"
 #include "methods/method.h"
 
 namespace fp4lab {
@@ -30,7 +31,7 @@ class TensorError : public CellTask {
                                                 "formats for some tensors; the last match counts"});
     outlier_share_ =
         p.number("outlier_share", 0.001, {"share of the largest magnitudes that count as outliers", 1e-9, 1});
-    p.choice("device", "cpu", {"cpu"}, {"where it runs"});
+    machine_ = read_machine(p, false);
     const std::vector<std::string> keep =
         p.texts("keep", {"metrics"}, {"\"codes\": store codes and scales with the metrics"});
     if (p.is_declaring()) return;
@@ -138,36 +139,40 @@ class TensorError : public CellTask {
     QuantizedMatrix quantized;  // of X T
     ErrorSums sums;
   };
-  Measured measure(size_t i) const;
+  Measured measure(Ops& ops, size_t i) const;
 
   TensorInput input_;
   std::vector<FormatSpec> formats_;  // of each tensor
   MethodSpec method_;
   double outlier_share_ = 0.001;
   bool keep_codes_ = false;
+  Machine machine_;
 };
 
-TensorError::Measured TensorError::measure(size_t i) const {
+TensorError::Measured TensorError::measure(Ops& ops, size_t i) const {
   const FormatSpec& format = formats_[i];
   const Matrix x = input_.source().load(i);
   const LinearMap map = fit_transforms(transforms_of(i), fit_of(i));
   if (map.identity()) {
-    QuantizedMatrix q = quantize(format, x, method_.weight_scales);
+    QuantizedMatrix q = ops.quantize(format, ops.borrow(x).view(), method_.weight_scales);
     const ErrorSums sums = measure_errors(x, q, outlier_share_);
     return {std::move(q), sums};
   }
-  Matrix y = x.clone();
-  map_weights(map, y);
+  const Array moved = ops.adopt(x.clone());
+  ops.map_weights(map, moved.view());
+  Matrix y(x.rows(), x.cols());
+  ops.download(moved.view(), y);
   QuantizedMatrix q = [&] {
     try {
-      return quantize(format, y, method_.weight_scales);
+      return ops.quantize(format, moved.view(), method_.weight_scales);
     } catch (const DataError& e) {  // the source is finite, but sums of huge elements need not be
       throw DataError(str("tensor ", input_.tensors()[i].name, " after its transform: ", e.what()));
     }
   }();
   const ErrorSums rotated = measure_errors(y, q, outlier_share_);
-  dequantize(q, y);
-  unmap_weights(map, y);
+  ops.dequantize(q, moved.view());
+  ops.unmap_weights(map, moved.view());
+  ops.download(moved.view(), y);
   ErrorSums sums = measure_errors(x, y, format, outlier_share_);
   sums.nonzero = rotated.nonzero, sums.dead = rotated.dead;
   sums.clipped = rotated.clipped, sums.overflowing_groups = rotated.overflowing_groups;
@@ -177,6 +182,7 @@ TensorError::Measured TensorError::measure(size_t i) const {
 }
 
 Record TensorError::run() {
+  const std::unique_ptr<Ops> ops = make_ops(machine_);
   Record record;
   ErrorSums total;
   const std::vector<ErrorMetric>& metrics = error_metrics();
@@ -187,7 +193,7 @@ Record TensorError::run() {
   for (size_t i = 0; i < formats_.size(); ++i) {
     check_interrupt();
     const SourceTensor& t = input_.tensors()[i];
-    const auto [q, sums] = measure(i);
+    const auto [q, sums] = measure(*ops, i);
     for (size_t m = 0; m < metrics.size(); ++m) per_tensor[m].push_back(metrics[m].value(sums));
     total += sums;
     names.push_back(t.name), rows.push_back(double(t.rows)), cols.push_back(double(t.cols));

@@ -15,24 +15,35 @@ namespace fp4lab {
 
 namespace {
 
-void copy_rows(MatrixView<const float> from, MatrixView<float> to) {
+template <class T>
+void copy_rows(MatrixView<const T> from, MatrixView<T> to) {
   FP4LAB_CHECK(from.rows == to.rows && from.cols == to.cols, from.rows, " x ", from.cols, " to ", to.rows,
                " x ", to.cols);
-  for (int64_t r = 0; r < from.rows; ++r)
-    std::memcpy(to.row(r), from.row(r), size_t(from.cols) * sizeof(float));
+  for (int64_t r = 0; r < from.rows; ++r) std::memcpy(to.row(r), from.row(r), size_t(from.cols) * sizeof(T));
 }
 
 class CpuOps final : public Ops {
  public:
   std::string_view name() const override { return "cpu"; }
+  bool on_host() const override { return true; }
+  int64_t chunk_tokens() const override { return 2048; }
 
   Array allocate(int64_t rows, int64_t cols) override { return adopt(Matrix(rows, cols)); }
   Array adopt(Matrix host) override {
     const auto owner = std::make_shared<Matrix>(std::move(host));
     return {std::shared_ptr<float>(owner, owner->data()), owner->rows(), owner->cols()};
   }
+  Array borrow(const Matrix& host) override {
+    return {std::shared_ptr<float>(std::shared_ptr<void>(), const_cast<float*>(host.data())), host.rows(),
+            host.cols()};
+  }
+  ArrayD zeros_double(int64_t rows, int64_t cols) override {
+    const auto owner = std::make_shared<MatrixD>(MatrixD::zeros(rows, cols));
+    return {std::shared_ptr<double>(owner, owner->data()), rows, cols};
+  }
   void upload(MatrixView<const float> host, MatrixView<float> to) override { copy_rows(host, to); }
   void download(MatrixView<const float> from, MatrixView<float> host) override { copy_rows(from, host); }
+  void download(MatrixView<const double> from, MatrixView<double> host) override { copy_rows(from, host); }
   void copy(MatrixView<const float> from, MatrixView<float> to) override { copy_rows(from, to); }
 
   void gemm(MatrixView<const float> X, MatrixView<const float> W, MatrixView<float> Y,
@@ -63,6 +74,14 @@ class CpuOps final : public Ops {
   void map_activations(const LinearMap& map, MatrixView<float> X) override {
     fp4lab::map_activations(map, X);
   }
+  void map_weights(const LinearMap& map, MatrixView<float> W) override { fp4lab::map_weights(map, W); }
+  void unmap_weights(const LinearMap& map, MatrixView<float> W) override { fp4lab::unmap_weights(map, W); }
+  void map_hessian(const LinearMap& map, MatrixView<double> H) override { fp4lab::map_hessian(map, H); }
+  QuantizedMatrix quantize(const FormatSpec& format, MatrixView<const float> X,
+                           const WeightScales& search) override {
+    return fp4lab::quantize(format, X, search);
+  }
+  void dequantize(const QuantizedMatrix& q, MatrixView<float> out) override { fp4lab::dequantize(q, out); }
   void fake_quantize(const FormatSpec& format, MatrixView<const float> X, int64_t rows_per_tensor,
                      MatrixView<float> out) override {
     // Only these two look beyond a row.

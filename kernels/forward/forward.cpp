@@ -43,7 +43,9 @@ int64_t SiteWeights::outputs() const {
   return parts.empty() ? 0 : parts.back().first_output + parts.back().W.rows();
 }
 
-int64_t default_chunk(int64_t length) { return std::max<int64_t>(1, 2048 / length); }
+int64_t default_chunk(const Ops& ops, int64_t length) {
+  return std::max<int64_t>(1, ops.chunk_tokens() / length);
+}
 
 BlockWeights load_norms(Ops& ops, const ModelWeights& model, int64_t layer) {
   using Norm = ModelWeights::Norm;
@@ -207,9 +209,10 @@ void score_tokens(Ops& ops, const ModelConfig& config, const Head& head, int64_t
                   MatrixView<const float> full, MatrixView<const float> quantized,
                   std::span<const int32_t> labels, std::span<TokenScores> scores,
                   const std::function<void()>& step) {
-  // A tile of logits, 1024 tokens x 4096 entries, is 16 MB; its products are large enough to run at full
-  // rate.
-  constexpr int64_t kVocabTile = 4096, kTokenTile = 1024;
+  // On the CPU a tile of logits, 1024 tokens x 4096 entries, is 16 MB; its products are large enough to run
+  // at full rate.
+  constexpr int64_t kVocabTile = 4096;
+  const int64_t kTokenTile = ops.chunk_tokens() / 2;
   const int64_t tokens = full.rows, width = config.hidden_size;
   const int64_t chunk = std::min(tokens, std::max<int64_t>(1, kTokenTile / length) * length);
   const auto eps = float(config.rms_norm_eps);

@@ -88,8 +88,8 @@ void run_layer(Ops& ops, Forward& forward, const BlockWeights& block, MatrixView
 void watch_layer(Ops& ops, Forward& forward, const BlockWeights& block, MatrixView<const float> hidden,
                  const std::function<void()>& step, const SiteInput& site_input);
 
-/// Windows of `length` to take at a time: about 2048 tokens, at least one window.
-int64_t default_chunk(int64_t length);
+/// Windows of `length` to take at a time: about ops.chunk_tokens() tokens, at least one window.
+int64_t default_chunk(const Ops& ops, int64_t length);
 
 /// Takes logits = norm(h) lm_head^T of every token into scores, by tiles of the vocabulary.
 ///   full, quantized   hidden states after the last block, on the host, (tokens, hidden_size); `quantized`

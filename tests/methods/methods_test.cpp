@@ -159,13 +159,14 @@ TEST_CASE("methods: every named one through a site; GPTQ and its kin lose less t
         const auto error = [&](const MethodSpec& spec, SiteReport* report) {
           SiteStats stats = site.stats.clone();
           stats.D = MatrixD::zeros(128, 128);
-          const QuantizedWeights got = quantize_site(spec, place, &format, nullptr, site.W.clone(), &stats);
+          const QuantizedWeights got =
+              quantize_site(*make_cpu_ops(), spec, place, &format, nullptr, site.W.clone(), &stats);
           CHECK(got.digest == got.q->digest());
-          CHECK(spec::difference(got.W, gptq_cases::dequantized(*got.q)) == "");
+          CHECK(spec::difference(sites::matrix_of(got.W), gptq_cases::dequantized(*got.q)) == "");
           Matrix X = site.X.clone();
           map_activations(got.map, X);
           if (report) *report = got.report;
-          return sites::output_error(site.X, site.W, X, got.W);
+          return sites::output_error(site.X, site.W, X, sites::matrix_of(got.W));
         };
         SiteReport report;
         const double mine = error(m.spec, &report),

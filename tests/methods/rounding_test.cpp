@@ -166,7 +166,7 @@ TEST_CASE("site: the damping used and the fall back to nearest are reported", "[
   const auto quantized = [&](const std::string& method, MatrixD H) {
     SiteStats stats = stats_with(std::move(H));
     stats.D = MatrixD::zeros(32, 32);
-    return quantize_site(method_of(method), kPlace, &kNvfp4, nullptr, W.clone(), &stats);
+    return quantize_site(*make_cpu_ops(), method_of(method), kPlace, &kNvfp4, nullptr, W.clone(), &stats);
   };
   for (const char* method :
        {R"("gptq")", R"("gptaq")", R"("qronos")", R"({"base": "gptq", "order": "static_activation"})",
@@ -185,7 +185,7 @@ TEST_CASE("site: the damping used and the fall back to nearest are reported", "[
     CHECK(std::isinf(fell.report.condition));
     const WeightScales search = method_of(method).weight_scales;
     CHECK(fell.digest == quantize(kNvfp4, W, search).digest());
-    CHECK(fell.report.loss == Approx(loss_of(W, fell.W, pairs(32, 50)) / 10).epsilon(1e-5));
+    CHECK(fell.report.loss == Approx(loss_of(W, sites::matrix_of(fell.W), pairs(32, 50)) / 10).epsilon(1e-5));
     CHECK(fine.digest != fell.digest);
   }
   // Fewer tokens than channels: without damping no factor, with the first rise there is one.
@@ -199,20 +199,21 @@ TEST_CASE("site: the damping used and the fall back to nearest are reported", "[
   const QuantizedWeights dead = quantized(R"("gptq")", std::move(H));
   CHECK(dead.report.dead_channels == 6);
   for (int64_t r = 0; r < 21; ++r)
-    for (const int64_t i : {4, 5, 6, 7, 30, 31}) CHECK(dead.W(r, i) == 0);
+    for (const int64_t i : {4, 5, 6, 7, 30, 31}) CHECK(dead.W.view()(r, i) == 0);
   CHECK_THROWS_AS(quantized(R"("gptq")", pairs(32, NAN)), DataError);
   CHECK_THROWS_AS(quantized(R"({"weight_scales": "local_hessian"})", pairs(32, INFINITY)), DataError);
 }
 
 TEST_CASE("site: rtn on scales weighted by the Hessian", "[methods][rounding]") {
   sites::Site site = sites::make_site(21, 64, 200, {3, 40}, 10, 44);
-  const QuantizedWeights got = quantize_site(method_of(R"({"weight_scales": "local_hessian"})"), kPlace,
-                                             &kNvfp4, nullptr, site.W.clone(), &site.stats);
+  const QuantizedWeights got =
+      quantize_site(*make_cpu_ops(), method_of(R"({"weight_scales": "local_hessian"})"), kPlace, &kNvfp4,
+                    nullptr, site.W.clone(), &site.stats);
   const WeightScales local{.kind = WeightScales::local_hessian};
   const QuantizedMatrix want =
       round(kNvfp4, site.W, choose_weighted_scales(kNvfp4, local, site.W, site.stats.H));
   CHECK(got.digest == want.digest());
-  CHECK(loss_of(site.W, got.W, site.stats.H) <
+  CHECK(loss_of(site.W, sites::matrix_of(got.W), site.stats.H) <
         loss_of(site.W, dequantized(quantize(kNvfp4, site.W)), site.stats.H));
   CHECK(got.report.damping == 0);
 }
@@ -226,7 +227,8 @@ TEST_CASE("site: the dynamic order is a permutation in the map", "[methods][roun
     stats.D = MatrixD::zeros(96, 96);
     const MethodSpec method =
         method_of(str(R"({"rounding": ")", rounding, R"(", "order": "dynamic_activation"})"));
-    const QuantizedWeights got = quantize_site(method, kPlace, &fine, nullptr, site.W.clone(), &stats);
+    const QuantizedWeights got =
+        quantize_site(*make_cpu_ops(), method, kPlace, &fine, nullptr, site.W.clone(), &stats);
     REQUIRE(got.map.factors.size() == 1);
     const std::vector<int32_t> from = std::get<PermutationFactor>(got.map.factors[0]).from;
     CHECK(from == descending_diagonal(H));
@@ -242,7 +244,7 @@ TEST_CASE("site: the dynamic order is a permutation in the map", "[methods][roun
             H(std::min(from[size_t(i)], from[size_t(j)]), std::max(from[size_t(i)], from[size_t(j)]));
     CHECK(got.digest == run(fine, kGptq, W, permuted).q.digest());
     const Matrix zero = Matrix::zeros(21, 96);
-    const double error = sites::output_error(site.X, site.W, moved, got.W),
+    const double error = sites::output_error(site.X, site.W, moved, sites::matrix_of(got.W)),
                  whole = sites::output_error(site.X, site.W, site.X, zero);
     CHECK(error < 1e-4 * whole);
     CHECK(error > 0);

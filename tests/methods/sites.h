@@ -11,6 +11,7 @@
 #include "formats/registry.h"
 #include "kernels/cpu/gemm.h"
 #include "kernels/cpu/linear_map.h"
+#include "kernels/ops.h"
 #include "methods/transforms/transform.h"
 
 namespace fp4lab::sites {
@@ -116,6 +117,13 @@ inline double quantized_error(const Site& site, const LinearMap& map, const Form
   if (weights) fake_quantize(*weights, w, w);
   if (activations) fake_quantize(*activations, x, x);
   return output_error(site.X, site.W, x, w);
+}
+
+/// A copy of what is in the CPU's memory.
+inline Matrix matrix_of(const Array& a) {
+  Matrix out(a.rows(), a.cols());
+  make_cpu_ops()->download(a.view(), out);
+  return out;
 }
 
 }  // namespace fp4lab::sites

@@ -157,17 +157,17 @@ TEST_CASE("worked example: the method, as quantize_site would run it", "[methods
     Matrix W = site.W.clone();
     SiteStats stats = site.stats.clone();
     map_weights(map, W), map_hessian(map, stats.H);
-    return quantize_site(method, {}, weights, nullptr, std::move(W), &stats);
+    return quantize_site(*make_cpu_ops(), method, {}, weights, nullptr, std::move(W), &stats);
   };
   Matrix X = site.X.clone();
   map_activations(map, X);
   const Matrix nothing = Matrix::zeros(64, 96);
   const double energy = output_error(site.X, site.W, site.X, nothing);
   // In full precision the product is kept; quantized, GPTQ is nearer to it than RTN in the same coordinates.
-  CHECK(output_error(site.X, site.W, X, run({}, nullptr).W) < 1e-11 * energy);
+  CHECK(output_error(site.X, site.W, X, sites::matrix_of(run({}, nullptr).W)) < 1e-11 * energy);
   const QuantizedWeights q = run(kBalancedGptq.spec, &nvfp4);
-  const double gptq_error = output_error(site.X, site.W, X, q.W);
-  CHECK(gptq_error < 0.8 * output_error(site.X, site.W, X, run({}, &nvfp4).W));
+  const double gptq_error = output_error(site.X, site.W, X, sites::matrix_of(q.W));
+  CHECK(gptq_error < 0.8 * output_error(site.X, site.W, X, sites::matrix_of(run({}, &nvfp4).W)));
   CHECK(gptq_error < 0.02 * energy);
   CHECK(q.report.loss * 512 == Approx(gptq_error).epsilon(1e-3));
 }

@@ -170,7 +170,8 @@ class Mistakes(InFolder):
                 (["--threads", "-1"], "--threads: expected 0 to 4096"),
                 (["--job", "2"], 'run: unknown option "--job"; did you mean "--jobs"?'),
                 (["--results"], "--results' is missing"), (["extra.json"], "run: too many arguments"),
-                (["--device", "cuda"], 'unknown device "cuda"')):
+                (["--device", "tpu"], 'unknown device "tpu"; known: cpu, cuda, cuda:0, cuda:1, ...'),
+                (["--device", "cuda:x"], 'unknown device "cuda:x"')):
             with self.subTest(options=options):
                 self.expect(CONFIG, "run", "s.json", *options, says=says)
         self.expect(CONFIG, "rn", says='unknown command "rn"; did you mean "run"?')
