@@ -47,7 +47,8 @@ class CudaCells(unittest.TestCase):
                          for name, column in f["table"].items()}
         axes = [a for a in sweep["axes"] if a != "device"]
         out = {}
-        for i, device in enumerate(table["device"]):
+        for i in range(len(table["key"])):
+            device = table.get("device", [sweep.get("device")] * len(table["key"]))[i]
             row = {c: v[i] for c, v in table.items() if c not in ("key", "device", "seconds", "provenance", "cpu_steps")}
             out.setdefault(tuple(table[a][i] for a in axes), {})[device] = row
         return out
