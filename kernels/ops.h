@@ -8,6 +8,7 @@
 #include <span>
 #include <string_view>
 
+#include "core/io/tensor_file.h"
 #include "core/linear_map.h"
 #include "core/matrix.h"
 #include "formats/quantize.h"
@@ -61,6 +62,10 @@ class Ops {
   virtual std::string_view name() const = 0;  // "cpu", "cuda"
   /// Whether views of its memory can be read and written by the program itself.
   virtual bool on_host() const = 0;
+  /// Bytes of a memory of its own that can still be taken; 0 on the host.
+  virtual int64_t room() const = 0;
+  /// Whether this is an address in a memory of its own; never on the host.
+  virtual bool holds(const void* address) const = 0;
   /// How many tokens are worth taking through a block at a time.
   virtual int64_t chunk_tokens() const = 0;
 
@@ -68,6 +73,8 @@ class Ops {
   virtual Array allocate(int64_t rows, int64_t cols) = 0;
   virtual ArrayD zeros_double(int64_t rows, int64_t cols) = 0;
   virtual void upload(MatrixView<const float> host, MatrixView<float> to) = 0;
+  /// A tensor's bytes (F32, F16 or BF16) as floats.
+  virtual void upload(DType dtype, std::span<const std::byte> host, MatrixView<float> to) = 0;
   virtual void download(MatrixView<const float> from, MatrixView<float> host) = 0;
   virtual void download(MatrixView<const double> from, MatrixView<double> host) = 0;
   virtual void copy(MatrixView<const float> from, MatrixView<float> to) = 0;

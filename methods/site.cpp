@@ -24,7 +24,7 @@ TransformFit fit_for(const SitePlace& place, const FormatSpec* weights, const Fo
 }
 
 /// The classic act-order: channels move to descending diag(H), weights and activations alike.
-void order_by_diagonal(Matrix& W, SiteStats& stats, LinearMap& map) {
+void order_by_diagonal(MatrixView<float> W, SiteStats& stats, LinearMap& map) {
   const LinearMap step{{PermutationFactor{descending_diagonal(stats.H)}}};
   map_weights(step, W);
   map_hessian(step, stats.H);
@@ -32,8 +32,8 @@ void order_by_diagonal(Matrix& W, SiteStats& stats, LinearMap& map) {
   map.factors.push_back(step.factors[0]);
 }
 
-QuantizedMatrix round_to_nearest(const FormatSpec& format, const WeightScales& search, const Matrix& W,
-                                 const SiteStats* stats) {
+QuantizedMatrix round_to_nearest(const FormatSpec& format, const WeightScales& search,
+                                 MatrixView<const float> W, const SiteStats* stats) {
   if (!search.needs_hessian()) return quantize(format, W, search);
   QuantizedMatrix q = round(format, W, choose_weighted_scales(format, search, W, stats->H));
   q.format.rule = search.rule_for(format);
@@ -41,22 +41,23 @@ QuantizedMatrix round_to_nearest(const FormatSpec& format, const WeightScales& s
 }
 
 /// tr((W - Q) H (W - Q)^T).
-double quadratic_loss(const Matrix& W, const QuantizedMatrix& q, const MatrixD& H) {
-  Matrix D(W.rows(), W.cols()), DH(W.rows(), W.cols()), whole(H.rows(), H.cols());
+double quadratic_loss(MatrixView<const float> W, const QuantizedMatrix& q, const MatrixD& H) {
+  Matrix D(W.rows, W.cols), DH(W.rows, W.cols), whole(H.rows(), H.cols());
   double trace = 0, sum = 0;
   for (int64_t i = 0; i < H.rows(); ++i) trace += H(i, i);
   const double unit = trace > 0 ? trace / double(H.rows()) : 1;
   for (int64_t i = 0; i < H.rows(); ++i)
     for (int64_t j = i; j < H.rows(); ++j) whole(i, j) = whole(j, i) = float(H(i, j) / unit);
   dequantize(q, D);
-  for (int64_t i = 0; i < W.size(); ++i) D.data()[i] -= W.data()[i];
+  for (int64_t r = 0; r < W.rows; ++r)
+    for (int64_t c = 0; c < W.cols; ++c) D(r, c) -= W(r, c);
   gemm(D, whole, DH);
   for (int64_t i = 0; i < D.size(); ++i) sum += double(D.data()[i]) * double(DH.data()[i]);
   return sum * unit;
 }
 
-QuantizedMatrix quantize_weights(const MethodSpec& method, const FormatSpec& format, const Matrix& W,
-                                 const SiteStats* stats, SiteReport& report) {
+QuantizedMatrix quantize_weights(const MethodSpec& method, const FormatSpec& format,
+                                 MatrixView<const float> W, const SiteStats* stats, SiteReport& report) {
   const WeightScales search = weight_scales_for(method.weight_scales, format);
   if (method.rounding.kind == Rounding::rtn) return round_to_nearest(format, search, W, stats);
   const HessianFactor factor = factor_hessian(stats->H, method.rounding);
@@ -115,36 +116,41 @@ std::string left_to_cpu(const MethodSpec& method, const std::vector<TransformSpe
   return "";
 }
 
-void quantize_on_host(Ops& ops, const MethodSpec& method, const FormatSpec& weights, Matrix W,
-                      SiteStats* stats, QuantizedWeights& out) {
+/// The CPU's way: W (N, K) on the host becomes what it is quantized to, in the coordinates of out.map.
+void quantize_on_host(const MethodSpec& method, const std::vector<TransformSpec>& transforms,
+                      const TransformFit& fit, MatrixView<float> W, SiteStats* stats, QuantizedWeights& out) {
+  out.map = fit_transforms(transforms, fit, W, stats);
+  if (!fit.weights) return;
   if (method.rounding.kind != Rounding::rtn && method.rounding.order == Rounding::dynamic_activation)
     order_by_diagonal(W, *stats, out.map);
-  out.q = quantize_weights(method, weights, W, stats, out.report);
+  out.q = quantize_weights(method, *fit.weights, W, stats, out.report);
   dequantize(*out.q, W);
-  out.W = ops.adopt(std::move(W));
 }
 
 }  // namespace
 
 QuantizedWeights quantize_site(Ops& ops, const MethodSpec& method, const SitePlace& place,
-                               const FormatSpec* weights, const FormatSpec* activations, Matrix W,
+                               const FormatSpec* weights, const FormatSpec* activations, Array W,
                                SiteStats* stats) {
   QuantizedWeights out;
   FP4LAB_CHECK(stats || !needs_of(method, place.kind, weights).any(), "no statistics");
+  out.W = std::move(W);
+  if (!weights && !activations) return out;
   const std::vector<TransformSpec>& transforms = method.transform[size_t(place.kind)];
+  const TransformFit fit = fit_for(place, weights, activations, out.W.cols());
+  const bool fitted = needs_of(transforms).any();
   if (!ops.on_host() && weights) out.report.on_cpu = left_to_cpu(method, transforms, *weights);
-  const bool here = ops.on_host() || !out.report.on_cpu.empty() || needs_of(transforms).any();
-  if (stats && here) stats->to_host(ops);
-  const TransformFit fit = fit_for(place, weights, activations, W.cols());
-  if (here) {
-    if (weights || activations) out.map = fit_transforms(transforms, fit, W, stats);
-    if (weights)
-      quantize_on_host(ops, method, *weights, std::move(W), stats, out);
-    else
-      out.W = ops.adopt(std::move(W));
+  if (ops.on_host()) {
+    if (stats) stats->to_host(ops);
+    quantize_on_host(method, transforms, fit, out.W.view(), stats, out);
+  } else if (fitted || !out.report.on_cpu.empty()) {
+    if (stats) stats->to_host(ops);
+    Matrix host(out.W.rows(), out.W.cols());
+    ops.download(out.W.view(), host);
+    quantize_on_host(method, transforms, fit, host, stats, out);
+    ops.upload(host, out.W.view());
   } else {
-    if (weights || activations) out.map = fit_transforms(transforms, fit);
-    out.W = ops.adopt(std::move(W));
+    out.map = fit_transforms(transforms, fit);
     ops.map_weights(out.map, out.W.view());
     if (weights) {
       out.q = ops.quantize(*weights, out.W.view(), weight_scales_for(method.weight_scales, *weights));

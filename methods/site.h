@@ -36,12 +36,12 @@ struct SitePlace {
   uint64_t seed = 1, index = 0;  // index: layer * kSites + site
 };
 
-/// `weights` null: the weights stay in full precision; `activations` null: its inputs do. Both null: W as it
-/// is, no map. The transform's group is that of the weights' format, without one that of the activations'.
-/// `stats` are what `needs_of` says; null when it says nothing. They are used up. A step that `ops` has no
-/// version of is the CPU's, and the report says so.
+/// W in the memory of `ops`; it is used up. `weights` null: the weights stay in full precision; `activations`
+/// null: its inputs do. Both null: W as it is, no map. The transform's group is that of the weights' format,
+/// without one that of the activations'. `stats` are what `needs_of` says; null when it says nothing. They
+/// are used up. A step that `ops` has no version of is the CPU's, and the report says so.
 QuantizedWeights quantize_site(Ops& ops, const MethodSpec& method, const SitePlace& place,
-                               const FormatSpec* weights, const FormatSpec* activations, Matrix W,
+                               const FormatSpec* weights, const FormatSpec* activations, Array W,
                                SiteStats* stats);
 
 /// The transform's map where it needs no data, otherwise the identity: what a site's inputs are quantized in

@@ -5,6 +5,7 @@
 
 #include "core/random.h"
 #include "kernels/forward/forward.h"
+#include "kernels/forward/hidden_states.h"
 
 namespace fp4lab {
 
@@ -67,9 +68,11 @@ void collect_statistics(Ops& ops, const ModelWeights& checkpoint, std::span<cons
   std::vector<int64_t> rows;
   if (request.sample) rows = sample_rows(request.seed, int64_t(ids.size()), request.rows);
   Forward forward(ops, checkpoint.config(), default_chunk(ops, length), length);
-  SpilledMatrix states = make_spilled(int64_t(ids.size()), checkpoint.config().hidden_size, request.spill);
+  HiddenStates states(ops, int64_t(ids.size()), checkpoint.config().hidden_size, request.spill);
   const MatrixView<float> hidden = states.view();
-  checkpoint.embed(ids, hidden);
+  states.fill(ops, [&](int64_t begin, MatrixView<float> part) {
+    checkpoint.embed(ids.subspan(size_t(begin), size_t(part.rows)), part);
+  });
   for (int64_t layer = 0; layer <= last; ++layer) {
     step();
     std::array<std::optional<StatsGatherer>, kSites> sites;

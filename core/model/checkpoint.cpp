@@ -150,6 +150,15 @@ Matrix Checkpoint::load(int64_t layer, std::span<const Linear> stacked) const {
   return weights;
 }
 
+std::vector<ModelWeights::Stored> Checkpoint::stored(int64_t layer, std::span<const Linear> linears) const {
+  std::vector<Stored> parts;
+  for (const Linear l : linears) {
+    const TensorInfo& t = file_.at(tensor_name(layer, l));
+    parts.push_back({t.dtype, file_.bytes(t), shape(l)[0]});
+  }
+  return parts;
+}
+
 std::vector<float> Checkpoint::load_norm(int64_t layer, Norm n) const {
   FP4LAB_CHECK(layer >= 0 && layer < config_.layers, layer, " of ", config_.layers);
   FP4LAB_CHECK(!is_qk(n) || config_.qk_norms, config_.architecture, " has no norms of q and k");

@@ -29,6 +29,7 @@ class Checkpoint final : public ModelWeights {
   /// Pages are released as they are read, so that resident memory is the result.
   using ModelWeights::load;
   Matrix load(int64_t layer, std::span<const Linear> stacked) const override;
+  std::vector<Stored> stored(int64_t layer, std::span<const Linear> linears) const override;
   std::vector<float> load_norm(int64_t layer, Norm n) const override;
   std::vector<float> load_final_norm() const override;
   void embed(std::span<const int32_t> ids, MatrixView<float> out) const override;

@@ -6,6 +6,7 @@
 #include <string>
 #include <vector>
 
+#include "core/io/tensor_file.h"
 #include "core/matrix.h"
 #include "core/model/config.h"
 
@@ -49,6 +50,14 @@ class ModelWeights {
   Matrix load(int64_t layer, Linear l) const { return load(layer, {&l, 1}); }
   /// Linears of one site, stacked in this order: (sum of out, in).
   virtual Matrix load(int64_t layer, std::span<const Linear> stacked) const = 0;
+  /// The same linears' bytes where they are stored as floats, one after the other; empty where they are not.
+  /// They live as long as the model and have not been looked at.
+  struct Stored {
+    DType dtype;
+    std::span<const std::byte> bytes;
+    int64_t rows;
+  };
+  virtual std::vector<Stored> stored(int64_t, std::span<const Linear>) const { return {}; }
   enum class Norm : uint8_t { input, post_attention, q, k };
   virtual std::vector<float> load_norm(int64_t layer, Norm n) const = 0;
   virtual std::vector<float> load_final_norm() const = 0;

@@ -22,7 +22,7 @@ StatsNeeds needs_of(const ModelPlan& plan) {
 }
 
 CalibrationWalk::CalibrationWalk(Ops& ops, const ModelWeights& model, const ModelPlan& plan, int64_t length,
-                                 SpilledMatrix states, SpilledMatrix full, std::function<void()> step)
+                                 HiddenStates states, HiddenStates full, std::function<void()> step)
     : ops_(ops),
       model_(model),
       plan_(plan),
@@ -41,11 +41,11 @@ BlockWeights CalibrationWalk::unquantized_block(int64_t layer) const {
       SitePart out;
       out.linears = members(model_, layer, part.linears);
       out.first_output = site.outputs();
-      Matrix W = model_.load(layer, part.linears);
+      out.W = load_linears(ops_, model_, layer, part.linears);
       const auto pointer = [](const std::optional<FormatSpec>& f) { return f ? &*f : nullptr; };
-      out.map = map_without_data(plan_.method, site_place(plan_, model_.config(), layer, kind),
-                                 pointer(part.formats.weights), pointer(part.formats.activations), W.cols());
-      out.W = ops_.adopt(std::move(W));
+      out.map =
+          map_without_data(plan_.method, site_place(plan_, model_.config(), layer, kind),
+                           pointer(part.formats.weights), pointer(part.formats.activations), out.W.cols());
       ops_.map_weights(out.map, out.W.view());
       out.activations = part.formats.activations;
       site.parts.push_back(std::move(out));

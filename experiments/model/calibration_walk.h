@@ -9,6 +9,7 @@
 #include "experiments/corpus.h"
 #include "experiments/model/plan.h"
 #include "kernels/forward/forward.h"
+#include "kernels/forward/hidden_states.h"
 #include "methods/statistics.h"
 
 namespace fp4lab {
@@ -21,7 +22,7 @@ class CalibrationWalk {
   /// Starts at the embeddings of the windows: `states` those of the quantized model; `full` those of the
   /// original one, where something compares the two, otherwise empty. Sample rows are drawn by `seed`.
   CalibrationWalk(Ops& ops, const ModelWeights& model, const ModelPlan& plan, int64_t length,
-                  SpilledMatrix states, SpilledMatrix full, std::function<void()> step);
+                  HiddenStates states, HiddenStates full, std::function<void()> step);
 
   /// The first pass: what flows into the sites of a block with its own weights. Its inputs are quantized as
   /// the plan says, in the transform's coordinates where those need no data, else as they are. The walk of
@@ -30,7 +31,7 @@ class CalibrationWalk {
   /// The second pass: through the quantized block, to the next one's inputs.
   void advance(const BlockWeights& block, const SiteInput& site_input = {});
 
-  MatrixView<const float> states() const { return states_.view(); }
+  MatrixView<const float> states() { return states_.view(); }
   int64_t length() const { return forward_.length(); }
 
  private:
@@ -42,7 +43,7 @@ class CalibrationWalk {
   const ModelPlan& plan_;
   std::function<void()> step_;
   Forward forward_;
-  SpilledMatrix states_, full_;
+  HiddenStates states_, full_;
   std::vector<int64_t> rows_;  // of the samples
 };
 

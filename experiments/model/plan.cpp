@@ -292,7 +292,7 @@ QuantizedWeights make_part(Ops& ops, const ModelPlan& plan, const ModelWeights& 
     }
     return quantize_site(ops, plan.method, site_place(plan, model.config(), layer, site),
                          pointer(part.formats.weights), pointer(part.formats.activations),
-                         model.load(layer, part.linears), stats);
+                         load_linears(ops, model, layer, part.linears), stats);
   } catch (const DataError& e) {
     throw DataError(str(site_name(layer, site), ": ", e.what()));
   }

@@ -55,17 +55,14 @@ void QuantizedModel::embed(std::span<const int32_t> ids, MatrixView<float> hidde
   for (size_t t = 0; t < ids.size(); ++t) reader.dequantize(ids[t], hidden.middle_rows(int64_t(t), 1));
 }
 
-SpilledMatrix QuantizedModel::embed_spilled(const Calibration& calibration, bool quantized) const {
+HiddenStates QuantizedModel::embedded(const Calibration& calibration, bool quantized) const {
   const std::vector<int32_t>& ids = calibration.windows->ids;
-  // The walk of the original model has the original embeddings.
-  SpilledMatrix states = make_spilled(int64_t(ids.size()), model_.config().hidden_size, calibration.spill);
-  constexpr int64_t kChunk = 4096;
-  for (int64_t begin = 0; begin < int64_t(ids.size()); begin += kChunk) {
-    const int64_t count = std::min(kChunk, int64_t(ids.size()) - begin);
-    const auto part = std::span(ids).subspan(size_t(begin), size_t(count));
-    const MatrixView<float> rows = states.view().middle_rows(begin, count);
+  HiddenStates states(ops_, int64_t(ids.size()), model_.config().hidden_size, calibration.spill);
+  states.fill(ops_, [&](int64_t begin, MatrixView<float> rows) {
+    const auto part = std::span(ids).subspan(size_t(begin), size_t(rows.rows));
+    // The walk of the original model has the original embeddings.
     quantized ? embed(part, rows) : model_.embed(part, rows);
-  }
+  });
   return states;
 }
 
@@ -167,8 +164,8 @@ Matrix QuantizedModel::run(std::span<const int32_t> ids, int64_t length, const C
   const bool watched = needs.any() && plan_.method.hessian_inputs == HessianInputs::quantized;
   if (plan_.static_activations || watched) {
     FP4LAB_CHECK(calibration.windows);
-    walk.emplace(ops_, model_, plan_, calibration.windows->length, embed_spilled(calibration, true),
-                 needs.cross ? embed_spilled(calibration, false) : SpilledMatrix{}, step_);
+    walk.emplace(ops_, model_, plan_, calibration.windows->length, embedded(calibration, true),
+                 needs.cross ? embedded(calibration, false) : HiddenStates{}, step_);
   }
   for (int64_t layer = 0; layer < config.layers; ++layer) {
     BlockWeights block = make_block(layer, statistics(layer, calibration, walk ? &*walk : nullptr));

@@ -68,7 +68,7 @@ class QuantizedModel {
 
  private:
   void embed(std::span<const int32_t> ids, MatrixView<float> hidden) const;
-  SpilledMatrix embed_spilled(const Calibration& calibration, bool quantized) const;
+  HiddenStates embedded(const Calibration& calibration, bool quantized) const;
   std::array<SiteStats, kSites> statistics(int64_t layer, const Calibration& calibration,
                                            CalibrationWalk* walk) const;
   BlockWeights make_block(int64_t layer, std::array<SiteStats, kSites> stats);

@@ -26,6 +26,8 @@ class CpuOps final : public Ops {
  public:
   std::string_view name() const override { return "cpu"; }
   bool on_host() const override { return true; }
+  int64_t room() const override { return 0; }
+  bool holds(const void*) const override { return false; }
   int64_t chunk_tokens() const override { return 2048; }
 
   Array allocate(int64_t rows, int64_t cols) override { return adopt(Matrix(rows, cols)); }
@@ -42,6 +44,9 @@ class CpuOps final : public Ops {
     return {std::shared_ptr<double>(owner, owner->data()), rows, cols};
   }
   void upload(MatrixView<const float> host, MatrixView<float> to) override { copy_rows(host, to); }
+  void upload(DType, std::span<const std::byte>, MatrixView<float>) override {
+    FP4LAB_CHECK(false, "on the host a checkpoint loads its tensors");
+  }
   void download(MatrixView<const float> from, MatrixView<float> host) override { copy_rows(from, host); }
   void download(MatrixView<const double> from, MatrixView<double> host) override { copy_rows(from, host); }
   void copy(MatrixView<const float> from, MatrixView<float> to) override { copy_rows(from, to); }

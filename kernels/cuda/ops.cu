@@ -4,6 +4,7 @@
 
 #include "kernels/cuda/attention.h"
 #include "kernels/cuda/elementwise.h"
+#include "kernels/cuda/floats.h"
 #include "kernels/cuda/gemm.h"
 #include "kernels/cuda/linear_map.h"
 #include "kernels/cuda/products_bf16.h"
@@ -20,6 +21,12 @@ class CudaOps final : public Ops {
 
   std::string_view name() const override { return "cuda"; }
   bool on_host() const override { return false; }
+  int64_t room() const override { return gpu_.free_bytes(); }
+  bool holds(const void* address) const override {
+    cudaPointerAttributes attributes{};
+    FP4LAB_CUDA_CALL(cudaPointerGetAttributes(&attributes, address), "asking where an address is");
+    return attributes.type == cudaMemoryTypeDevice;
+  }
   int64_t chunk_tokens() const override { return 16384; }
 
   Array allocate(int64_t rows, int64_t cols) override {
@@ -36,6 +43,9 @@ class CudaOps final : public Ops {
     return a;
   }
   Array adopt(Matrix host) override { return borrow(host); }
+  void upload(DType dtype, std::span<const std::byte> host, MatrixView<float> to) override {
+    upload_floats(gpu_, dtype, host, to);
+  }
   void upload(MatrixView<const float> host, MatrixView<float> to) override { copy_rows(host, to); }
   void copy(MatrixView<const float> from, MatrixView<float> to) override { copy_rows(from, to); }
   void download(MatrixView<const float> from, MatrixView<float> host) override {

@@ -67,12 +67,31 @@ std::vector<SitePart::Member> members(const ModelWeights& model, int64_t layer,
   return out;
 }
 
+Array load_linears(Ops& ops, const ModelWeights& model, int64_t layer, std::span<const Linear> linears) {
+  const std::vector<ModelWeights::Stored> parts =
+      ops.on_host() ? std::vector<ModelWeights::Stored>{} : model.stored(layer, linears);
+  if (parts.empty()) return ops.adopt(model.load(layer, linears));
+  int64_t rows = 0;
+  for (const ModelWeights::Stored& part : parts) rows += part.rows;
+  const Array W = ops.allocate(rows, model.shape(linears[0])[1]);
+  rows = 0;
+  for (const ModelWeights::Stored& part : parts) {
+    ops.upload(part.dtype, part.bytes, W.view().middle_rows(rows, part.rows));
+    rows += part.rows;
+  }
+  // Loading on the host names what is not finite.
+  return ops.first_nonfinite(W.view()) < 0 ? W : ops.adopt(model.load(layer, linears));
+}
+
 BlockWeights load_block(Ops& ops, const ModelWeights& model, int64_t layer) {
   BlockWeights block = load_norms(ops, model, layer);
   for (int s = 0; s < kSites; ++s) {
     const auto kind = SiteKind(s);
-    block.sites[size_t(s)].parts.push_back(
-        {members(model, layer, linears_of(kind)), 0, ops.adopt(model.load(layer, linears_of(kind))), {}, {}});
+    block.sites[size_t(s)].parts.push_back({members(model, layer, linears_of(kind)),
+                                            0,
+                                            load_linears(ops, model, layer, linears_of(kind)),
+                                            {},
+                                            {}});
   }
   return block;
 }
@@ -156,18 +175,25 @@ void Forward::run_block(const BlockWeights& block, MatrixView<float> hidden, con
 
 namespace {
 
-/// Brings chunk after chunk of the hidden states into the machine's memory: body(first row, part).
+/// Chunk after chunk of the hidden states in the machine's memory: body(part). What it leaves there goes to
+/// `to`, which is `from` itself or has no data.
 template <class Body>
-void for_chunks(Ops& ops, const Forward& forward, MatrixView<const float> hidden,
+void for_chunks(Ops& ops, const Forward& forward, MatrixView<const float> from, MatrixView<float> to,
                 const std::function<void()>& step, const Body& body) {
-  const int64_t chunk = std::min(hidden.rows, forward.chunk_windows() * forward.length());
-  const Array h = ops.allocate(chunk, hidden.cols);
-  for (int64_t begin = 0; begin < hidden.rows; begin += chunk) {
+  const int64_t chunk = std::min(from.rows, forward.chunk_windows() * forward.length());
+  const bool in_place = to.data && ops.holds(to.data);
+  const Array h = ops.allocate(in_place ? 0 : chunk, from.cols);
+  for (int64_t begin = 0; begin < from.rows; begin += chunk) {
     step();
-    const MatrixView<const float> rows = hidden.middle_rows(begin, std::min(chunk, hidden.rows - begin));
-    const MatrixView<float> part = h.shaped(rows.rows, rows.cols);
-    ops.upload(rows, part);
-    body(begin, part);
+    const int64_t rows = std::min(chunk, from.rows - begin);
+    if (in_place) {
+      body(to.middle_rows(begin, rows));
+      continue;
+    }
+    const MatrixView<float> part = h.shaped(rows, from.cols);
+    ops.upload(from.middle_rows(begin, rows), part);
+    body(part);
+    if (to.data) ops.download(part, to.middle_rows(begin, rows));
   }
 }
 
@@ -175,15 +201,13 @@ void for_chunks(Ops& ops, const Forward& forward, MatrixView<const float> hidden
 
 void run_layer(Ops& ops, Forward& forward, const BlockWeights& block, MatrixView<float> hidden,
                const std::function<void()>& step, const SiteInput& site_input) {
-  for_chunks(ops, forward, hidden, step, [&](int64_t begin, MatrixView<float> part) {
-    forward.run_block(block, part, site_input);
-    ops.download(part, hidden.middle_rows(begin, part.rows));
-  });
+  for_chunks(ops, forward, hidden, hidden, step,
+             [&](MatrixView<float> part) { forward.run_block(block, part, site_input); });
 }
 
 void watch_layer(Ops& ops, Forward& forward, const BlockWeights& block, MatrixView<const float> hidden,
                  const std::function<void()>& step, const SiteInput& site_input) {
-  for_chunks(ops, forward, hidden, step, [&](int64_t, MatrixView<float> part) {
+  for_chunks(ops, forward, hidden, {}, step, [&](MatrixView<float> part) {
     forward.run_block(block, part, site_input, Forward::Pass::watch);
   });
 }

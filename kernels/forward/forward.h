@@ -43,6 +43,8 @@ struct BlockWeights {
 std::vector<SitePart::Member> members(const ModelWeights& model, int64_t layer,
                                       std::span<const Linear> linears);
 
+/// Linears of one site, stacked, in full precision. DataError for NaN or Inf.
+Array load_linears(Ops& ops, const ModelWeights& model, int64_t layer, std::span<const Linear> linears);
 /// The norms of a layer; its sites are still empty.
 BlockWeights load_norms(Ops& ops, const ModelWeights& model, int64_t layer);
 /// A layer in full precision.
@@ -80,8 +82,8 @@ class Forward {
   Array rope_, normed_, wide_, inner_, moved_;
 };
 
-/// Runs one block over the hidden states of all windows, which stay on the host; `step` is called before each
-/// chunk (to stop, or to tell progress).
+/// Runs one block over the hidden states of all windows, which are on the host or in the machine's memory;
+/// `step` is called before each chunk (to stop, or to tell progress).
 void run_layer(Ops& ops, Forward& forward, const BlockWeights& block, MatrixView<float> hidden,
                const std::function<void()>& step, const SiteInput& site_input = {});
 /// Shows site_input what run_layer would and changes nothing; down_proj's weights are not needed.

@@ -159,8 +159,8 @@ TEST_CASE("methods: every named one through a site; GPTQ and its kin lose less t
         const auto error = [&](const MethodSpec& spec, SiteReport* report) {
           SiteStats stats = site.stats.clone();
           stats.D = MatrixD::zeros(128, 128);
-          const QuantizedWeights got =
-              quantize_site(*make_cpu_ops(), spec, place, &format, nullptr, site.W.clone(), &stats);
+          const QuantizedWeights got = quantize_site(*make_cpu_ops(), spec, place, &format, nullptr,
+                                                     make_cpu_ops()->adopt(site.W.clone()), &stats);
           CHECK(got.digest == got.q->digest());
           CHECK(spec::difference(sites::matrix_of(got.W), gptq_cases::dequantized(*got.q)) == "");
           Matrix X = site.X.clone();

@@ -166,7 +166,8 @@ TEST_CASE("site: the damping used and the fall back to nearest are reported", "[
   const auto quantized = [&](const std::string& method, MatrixD H) {
     SiteStats stats = stats_with(std::move(H));
     stats.D = MatrixD::zeros(32, 32);
-    return quantize_site(*make_cpu_ops(), method_of(method), kPlace, &kNvfp4, nullptr, W.clone(), &stats);
+    return quantize_site(*make_cpu_ops(), method_of(method), kPlace, &kNvfp4, nullptr,
+                         make_cpu_ops()->adopt(W.clone()), &stats);
   };
   for (const char* method :
        {R"("gptq")", R"("gptaq")", R"("qronos")", R"({"base": "gptq", "order": "static_activation"})",
@@ -208,7 +209,7 @@ TEST_CASE("site: rtn on scales weighted by the Hessian", "[methods][rounding]") 
   sites::Site site = sites::make_site(21, 64, 200, {3, 40}, 10, 44);
   const QuantizedWeights got =
       quantize_site(*make_cpu_ops(), method_of(R"({"weight_scales": "local_hessian"})"), kPlace, &kNvfp4,
-                    nullptr, site.W.clone(), &site.stats);
+                    nullptr, make_cpu_ops()->adopt(site.W.clone()), &site.stats);
   const WeightScales local{.kind = WeightScales::local_hessian};
   const QuantizedMatrix want =
       round(kNvfp4, site.W, choose_weighted_scales(kNvfp4, local, site.W, site.stats.H));
@@ -227,8 +228,8 @@ TEST_CASE("site: the dynamic order is a permutation in the map", "[methods][roun
     stats.D = MatrixD::zeros(96, 96);
     const MethodSpec method =
         method_of(str(R"({"rounding": ")", rounding, R"(", "order": "dynamic_activation"})"));
-    const QuantizedWeights got =
-        quantize_site(*make_cpu_ops(), method, kPlace, &fine, nullptr, site.W.clone(), &stats);
+    const QuantizedWeights got = quantize_site(*make_cpu_ops(), method, kPlace, &fine, nullptr,
+                                               make_cpu_ops()->adopt(site.W.clone()), &stats);
     REQUIRE(got.map.factors.size() == 1);
     const std::vector<int32_t> from = std::get<PermutationFactor>(got.map.factors[0]).from;
     CHECK(from == descending_diagonal(H));

@@ -157,7 +157,8 @@ TEST_CASE("worked example: the method, as quantize_site would run it", "[methods
     Matrix W = site.W.clone();
     SiteStats stats = site.stats.clone();
     map_weights(map, W), map_hessian(map, stats.H);
-    return quantize_site(*make_cpu_ops(), method, {}, weights, nullptr, std::move(W), &stats);
+    return quantize_site(*make_cpu_ops(), method, {}, weights, nullptr, make_cpu_ops()->adopt(std::move(W)),
+                         &stats);
   };
   Matrix X = site.X.clone();
   map_activations(map, X);
