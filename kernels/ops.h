@@ -5,6 +5,7 @@
 //   CPU: bits depend on the inputs alone (kernels/cpu/*.h say how each operation sums).
 #pragma once
 #include <memory>
+#include <optional>
 #include <span>
 #include <string_view>
 
@@ -56,6 +57,21 @@ struct Machine {
   bool operator==(const Machine&) const = default;
 };
 
+/// GPTQ of a site's weights with scales chosen up front (methods/rounding/gptq.h).
+struct GptqRequest {
+  const FormatSpec& format;
+  const WeightScales& search;  // one that does not look at the Hessian
+  bool by_activation;          // static order: channels by descending diag(H)
+  double damping;
+};
+struct GptqAnswer {
+  bool ok = false;  // false: H was not positive definite after every rise of the damping; nothing else is set
+                    // but damping and dead_channels
+  QuantizedMatrix q;
+  double loss = 0, damping = 0, condition = 0;
+  int64_t dead_channels = 0;
+};
+
 class Ops {
  public:
   virtual ~Ops() = default;
@@ -73,6 +89,7 @@ class Ops {
   virtual Array allocate(int64_t rows, int64_t cols) = 0;
   virtual ArrayD zeros_double(int64_t rows, int64_t cols) = 0;
   virtual void upload(MatrixView<const float> host, MatrixView<float> to) = 0;
+  virtual void upload(MatrixView<const double> host, MatrixView<double> to) = 0;
   /// A tensor's bytes (F32, F16 or BF16) as floats.
   virtual void upload(DType dtype, std::span<const std::byte> host, MatrixView<float> to) = 0;
   virtual void download(MatrixView<const float> from, MatrixView<float> host) = 0;
@@ -112,6 +129,12 @@ class Ops {
   virtual QuantizedMatrix quantize(const FormatSpec& format, MatrixView<const float> X,
                                    const WeightScales& search) = 0;
   virtual void dequantize(const QuantizedMatrix& q, MatrixView<float> out) = 0;
+  /// Nothing where this machine has no version of its own. W (N, K), H (K, K) upper triangle. DataErrors as
+  /// methods/rounding/ has them.
+  virtual std::optional<GptqAnswer> gptq(const GptqRequest&, MatrixView<const float>,
+                                         MatrixView<const double>) {
+    return {};
+  }
   /// out = dequantize(quantize(X)), each `rows_per_tensor` rows as a tensor of their own (what a `dynamic`
   /// tensor scale ranges over). X is finite; out may be X.
   virtual void fake_quantize(const FormatSpec& format, MatrixView<const float> X, int64_t rows_per_tensor,

@@ -109,11 +109,51 @@ namespace {
 /// Why a GPU leaves the weights of such a site to the CPU, or "".
 std::string left_to_cpu(const MethodSpec& method, const std::vector<TransformSpec>& transforms,
                         const FormatSpec& weights) {
+  const Rounding& r = method.rounding;
   if (needs_of(transforms).any()) return "a transform that is fitted on data";
   if (weight_scales_for(method.weight_scales, weights).needs_hessian())
     return "a scale search that looks at the Hessian";
-  if (method.rounding.kind != Rounding::rtn) return str("rounding ", method.rounding.kind);
+  if (r.kind == Rounding::rtn) return "";
+  if (r.kind != Rounding::gptq) return str("rounding ", entry_of(r.kind).name);
+  if (r.scales != Rounding::up_front) return "scales that are chosen in the loop";
+  if (r.order == Rounding::dynamic_activation) return "order dynamic_activation";
   return "";
+}
+
+Matrix host_copy(Ops& ops, const Array& a) {
+  Matrix out(a.rows(), a.cols());
+  ops.download(a.view(), out);
+  return out;
+}
+
+/// The GPU's way: out.W becomes what it is quantized to.
+void quantize_on_gpu(Ops& ops, const MethodSpec& method, const std::vector<TransformSpec>& transforms,
+                     const TransformFit& fit, SiteStats* stats, QuantizedWeights& out) {
+  out.map = fit_transforms(transforms, fit);
+  ops.map_weights(out.map, out.W.view());
+  if (!fit.weights) return;
+  const WeightScales search = weight_scales_for(method.weight_scales, *fit.weights);
+  if (method.rounding.kind == Rounding::rtn) {
+    out.q = ops.quantize(*fit.weights, out.W.view(), search);
+  } else {
+    ArrayD H = stats->take_on_gpu(ops);
+    ops.map_hessian(out.map, H.view());
+    const bool by_activation = method.rounding.order == Rounding::static_activation;
+    std::optional<GptqAnswer> gptq =
+        ops.gptq({*fit.weights, search, by_activation, method.rounding.damping}, out.W.view(), H.view());
+    if (gptq && gptq->ok) {
+      out.report.damping = gptq->damping, out.report.condition = gptq->condition;
+      out.report.dead_channels = gptq->dead_channels;
+      out.report.loss = gptq->loss / double(stats->tokens);
+      out.q = std::move(gptq->q);
+    } else {
+      out.report.on_cpu = "a Hessian that is not positive definite";
+      stats->H_on_gpu = std::move(H);
+      stats->to_host(ops);
+      out.q = quantize_weights(method, *fit.weights, host_copy(ops, out.W), stats, out.report);
+    }
+  }
+  ops.dequantize(*out.q, out.W.view());
 }
 
 /// The CPU's way: W (N, K) on the host becomes what it is quantized to, in the coordinates of out.map.
@@ -145,17 +185,11 @@ QuantizedWeights quantize_site(Ops& ops, const MethodSpec& method, const SitePla
     quantize_on_host(method, transforms, fit, out.W.view(), stats, out);
   } else if (fitted || !out.report.on_cpu.empty()) {
     if (stats) stats->to_host(ops);
-    Matrix host(out.W.rows(), out.W.cols());
-    ops.download(out.W.view(), host);
+    Matrix host = host_copy(ops, out.W);
     quantize_on_host(method, transforms, fit, host, stats, out);
     ops.upload(host, out.W.view());
   } else {
-    out.map = fit_transforms(transforms, fit);
-    ops.map_weights(out.map, out.W.view());
-    if (weights) {
-      out.q = ops.quantize(*weights, out.W.view(), weight_scales_for(method.weight_scales, *weights));
-      ops.dequantize(*out.q, out.W.view());
-    }
+    quantize_on_gpu(ops, method, transforms, fit, stats, out);
   }
   if (out.q) out.digest = out.q->digest();
   return out;

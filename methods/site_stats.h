@@ -1,6 +1,7 @@
 // methods/site_stats.h - what is known of the inputs of one site: the data that transforms, scale searches
 // and roundings are fitted on.
 #pragma once
+#include <utility>
 #include <vector>
 
 #include "core/matrix.h"
@@ -22,6 +23,14 @@ struct SiteStats {
   SiteStats clone() const {
     FP4LAB_CHECK(H_on_gpu.empty());
     return {tokens, H.clone(), {}, D.clone(), amax, mean_abs, sample.clone()};
+  }
+  /// The Hessian in a GPU's memory, wherever it was; it is not here afterwards.
+  ArrayD take_on_gpu(Ops& ops) {
+    if (!H_on_gpu.empty()) return std::exchange(H_on_gpu, {});
+    ArrayD out = ops.zeros_double(H.rows(), H.cols());
+    ops.upload(H, out.view());
+    H = {};
+    return out;
   }
   /// Brings the Hessian to the host, where everything else is.
   void to_host(Ops& ops) {

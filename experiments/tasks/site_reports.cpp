@@ -24,6 +24,12 @@ void add_site_reports(Record& record, const std::vector<PartReport>& reports) {
   const auto scalar = [&](const char* name, double value, const char* units, const char* equation) {
     record.scalars.push_back({name, rounded ? value : std::nan(""), {units, equation}});
   };
+  // Of a cell on a GPU: what it left to the CPU, and why.
+  std::string on_cpu;
+  for (const auto& [name, r] : reports)
+    if (!r.on_cpu.empty() && on_cpu.find(r.on_cpu) == std::string::npos)
+      on_cpu += (on_cpu.empty() ? "" : "; ") + r.on_cpu;
+  if (!on_cpu.empty()) record.texts.push_back({"on_cpu", "weights: " + on_cpu});
   scalar("damping_max", worst.damping, "1", "largest damping of any site, fraction of mean(diag H)");
   scalar("condition_max", worst.condition, "1", "largest estimated condition of any site's damped H, 1-norm");
   scalar("fallbacks", fallbacks, "1", "sites whose H was not positive definite: rounded to nearest");

@@ -61,6 +61,7 @@ const std::vector<Benchmark>& benchmarks() {
       {"searches", "scale searches, elements per second and core", &bench_searches},
       {"gemm", "matrix products beside Eigen's for AVX-512, with one thread and all", &bench_gemm},
       {"forward", "a language model's forward pass beside the products it is made of", &bench_forward},
+      {"gpu", "the GPU's kernels beside a copy and cuBLAS; GPTQ of large layers", bench_gpu},
   };
   return list;
 }
@@ -68,6 +69,7 @@ const std::vector<Benchmark>& benchmarks() {
 Matrix normal_matrix(int64_t rows, int64_t cols, uint64_t seed) {
   Matrix x(rows, cols);
   const Stream stream(seed, "bench");
+#pragma omp parallel for schedule(static)
   for (int64_t i = 0; i < x.size() / 2; ++i) {
     const auto pair = normal_pair(stream.block(uint64_t(i)));
     x.data()[2 * i] = float(pair[0]), x.data()[2 * i + 1] = float(pair[1]);

@@ -46,5 +46,6 @@ void bench_codecs(int rounds);
 void bench_searches(int rounds);
 void bench_gemm(int rounds);
 void bench_forward(int rounds);
+void bench_gpu(int rounds);
 
 }  // namespace fp4lab

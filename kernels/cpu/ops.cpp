@@ -44,6 +44,7 @@ class CpuOps final : public Ops {
     return {std::shared_ptr<double>(owner, owner->data()), rows, cols};
   }
   void upload(MatrixView<const float> host, MatrixView<float> to) override { copy_rows(host, to); }
+  void upload(MatrixView<const double> host, MatrixView<double> to) override { copy_rows(host, to); }
   void upload(DType, std::span<const std::byte>, MatrixView<float>) override {
     FP4LAB_CHECK(false, "on the host a checkpoint loads its tensors");
   }

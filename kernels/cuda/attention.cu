@@ -170,8 +170,8 @@ void launch(Gpu& gpu, const Problem& p) {
 
 }  // namespace
 
-void attention(Gpu& gpu, MatrixView<const float> q, MatrixView<const float> k, MatrixView<const float> v,
-               int64_t head_dim, int64_t length, float scale, MatrixView<float> out) {
+void check_attention(MatrixView<const float> q, MatrixView<const float> k, MatrixView<const float> v,
+                     int64_t head_dim, int64_t length, MatrixView<float> out) {
   FP4LAB_CHECK(head_dim > 0 && length > 0 && q.cols > 0 && k.cols > 0, "head_dim ", head_dim, ", length ",
                length, ", ", q.cols, " and ", k.cols, " columns");
   FP4LAB_CHECK(q.cols % head_dim == 0 && k.cols % head_dim == 0 && q.cols % k.cols == 0, "q has ", q.cols,
@@ -181,6 +181,11 @@ void attention(Gpu& gpu, MatrixView<const float> q, MatrixView<const float> k, M
   FP4LAB_CHECK(q.rows % length == 0 && q.rows == k.rows && q.rows == v.rows && q.rows == out.rows,
                "q, k, v, out have ", q.rows, ", ", k.rows, ", ", v.rows, ", ", out.rows, " rows, windows of ",
                length);
+}
+
+void attention(Gpu& gpu, MatrixView<const float> q, MatrixView<const float> k, MatrixView<const float> v,
+               int64_t head_dim, int64_t length, float scale, MatrixView<float> out) {
+  check_attention(q, k, v, head_dim, length, out);
   if (q.rows == 0) return;
   const Problem p{q, k, v, out, head_dim, length, q.cols / head_dim, q.cols / k.cols, scale};
   if (head_dim <= 32) return launch<2>(gpu, p);

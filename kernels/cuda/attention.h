@@ -10,4 +10,8 @@ namespace fp4lab::cuda {
 void attention(Gpu& gpu, MatrixView<const float> q, MatrixView<const float> k, MatrixView<const float> v,
                int64_t head_dim, int64_t length, float scale, MatrixView<float> out);
 
+/// That the shapes belong together.
+void check_attention(MatrixView<const float> q, MatrixView<const float> k, MatrixView<const float> v,
+                     int64_t head_dim, int64_t length, MatrixView<float> out);
+
 }  // namespace fp4lab::cuda

@@ -3,9 +3,11 @@
 #include "kernels/ops.h"
 
 #include "kernels/cuda/attention.h"
+#include "kernels/cuda/attention_bf16.h"
 #include "kernels/cuda/elementwise.h"
 #include "kernels/cuda/floats.h"
 #include "kernels/cuda/gemm.h"
+#include "kernels/cuda/gptq.h"
 #include "kernels/cuda/linear_map.h"
 #include "kernels/cuda/products_bf16.h"
 #include "kernels/cuda/quantize.h"
@@ -43,6 +45,7 @@ class CudaOps final : public Ops {
     return a;
   }
   Array adopt(Matrix host) override { return borrow(host); }
+  void upload(MatrixView<const double> host, MatrixView<double> to) override { copy_rows(host, to); }
   void upload(DType dtype, std::span<const std::byte> host, MatrixView<float> to) override {
     upload_floats(gpu_, dtype, host, to);
   }
@@ -79,7 +82,8 @@ class CudaOps final : public Ops {
   }
   void attention(MatrixView<const float> q, MatrixView<const float> k, MatrixView<const float> v,
                  int64_t head_dim, int64_t length, float scale, MatrixView<float> out) override {
-    cuda::attention(gpu_, q, k, v, head_dim, length, scale, out);
+    bf16_ ? attention_bf16(gpu_, q, k, v, head_dim, length, scale, out)
+          : cuda::attention(gpu_, q, k, v, head_dim, length, scale, out);
   }
   void swiglu(MatrixView<const float> gate_up, MatrixView<float> out) override {
     cuda::swiglu(gpu_, gate_up, out);
@@ -98,6 +102,17 @@ class CudaOps final : public Ops {
   }
   void dequantize(const QuantizedMatrix& q, MatrixView<float> out) override {
     cuda::dequantize(gpu_, cuda::upload(gpu_, q), out);
+  }
+  std::optional<GptqAnswer> gptq(const GptqRequest& r, MatrixView<const float> W,
+                                 MatrixView<const double> H) override {
+    const DeviceFactor factor = factor_hessian(gpu_, H, r.by_activation, r.damping);
+    GptqAnswer out{factor.ok, {}, 0, factor.damping, factor.condition, factor.dead_channels};
+    if (!factor.ok) return out;
+    const GpuArray<float> live = without_dead(gpu_, W, factor);
+    const MatrixView<const float> view{live.data(), W.rows, W.cols, W.cols};
+    const GptqCodes codes = cuda::gptq(gpu_, view, factor, choose_scales(gpu_, r.format, view, r.search));
+    out.q = cuda::download(gpu_, codes.q), out.loss = codes.loss;
+    return out;
   }
   void fake_quantize(const FormatSpec& format, MatrixView<const float> X, int64_t rows_per_tensor,
                      MatrixView<float> out) override {

@@ -159,15 +159,18 @@ DeviceQuantized quantized(Gpu& gpu, const FormatSpec& format, MatrixView<const f
   unsigned long long row = none;
   gpu.download<unsigned long long>(bad.data(), std::span(&row, 1));
   if (row != none) report_nonfinite(gpu, X, int64_t(row));
-  if (unpacked.size()) {
-    pack_kernel<<<blocks_for(q.codes.size(), kThreads, 1 << 16), kThreads, 0, gpu.stream()>>>(
-        unpacked.data(), X.rows, X.cols, q.codes.data());
-    FP4LAB_CUDA_LAUNCHED("packing ", X.rows, " x ", X.cols, " codes");
-  }
+  if (unpacked.size()) pack_codes(gpu, unpacked.data(), X.rows, X.cols, q.codes.data());
   return q;
 }
 
 }  // namespace
+
+void pack_codes(Gpu& gpu, const uint8_t* codes, int64_t rows, int64_t cols, uint8_t* bytes) {
+  const int64_t count = rows * ((cols + 1) / 2);
+  if (count == 0) return;
+  pack_kernel<<<blocks_for(count, kThreads, 1 << 16), kThreads, 0, gpu.stream()>>>(codes, rows, cols, bytes);
+  FP4LAB_CUDA_LAUNCHED("packing ", rows, " x ", cols, " codes");
+}
 
 DeviceQuantized quantize(Gpu& gpu, const FormatSpec& format, MatrixView<const float> X,
                          const WeightScales& search) {

@@ -28,6 +28,9 @@ void dequantize(Gpu& gpu, const DeviceQuantized& q, MatrixView<float> out);
 /// The FP32 scale of every group, (rows, groups), from its stored bytes.
 void effective_scales(Gpu& gpu, const DeviceQuantized& q, MatrixView<float> out);
 
+/// Codes of up to 4 bits, one per byte, (rows, cols) -> two per byte.
+void pack_codes(Gpu& gpu, const uint8_t* codes, int64_t rows, int64_t cols, uint8_t* bytes);
+
 /// out = dequantize(quantize(X)), each `rows_per_tensor` rows a tensor of their own; X is finite, out may be
 /// X. Waits for nothing but under the rule `fitted`.
 void fake_quantize(Gpu& gpu, const FormatSpec& format, MatrixView<const float> X, int64_t rows_per_tensor,

@@ -49,7 +49,7 @@ class CudaCells(unittest.TestCase):
         out = {}
         for i in range(len(table["key"])):
             device = table.get("device", [sweep.get("device")] * len(table["key"]))[i]
-            row = {c: v[i] for c, v in table.items() if c not in ("key", "device", "seconds", "provenance", "cpu_steps")}
+            row = {c: v[i] for c, v in table.items() if c not in ("key", "device", "seconds", "provenance", "on_cpu")}
             out.setdefault(tuple(table[a][i] for a in axes), {})[device] = row
         return out
 
@@ -98,7 +98,7 @@ class CudaCells(unittest.TestCase):
         for method in ("rtn", "mr-gptq"):
             exact, rounded = (next(iter(cells[(method, c)].values())) for c in ("float32", "bfloat16"))
             self.assertLess(abs(rounded["perplexity_full"] / exact["perplexity_full"] - 1), 0.01)
-            self.assertLess(abs(rounded["perplexity"] / exact["perplexity"] - 1), 0.03)
+            self.assertLess(abs(rounded["perplexity"] / exact["perplexity"] - 1), 0.08)  # codes turn, and errors of W4A4 with them
 
     def test_jobs(self):
         sweep = {"task": "model", "model": {"path": MODEL}, "evaluate": EVALUATE,
