@@ -13,7 +13,7 @@ add_library(fp4lab_cuda OBJECT ${cuda_sources})
 target_include_directories(fp4lab_cuda PRIVATE ${PROJECT_SOURCE_DIR})
 # 554: MatrixView<const T> has a conversion to itself that nobody calls.
 target_compile_options(fp4lab_cuda PRIVATE -std=c++20 -fmad=false --expt-relaxed-constexpr -Werror all-warnings
-  -diag-suppress 554 -Xcompiler=-Wall,-Wextra,-Werror,-ffp-contract=off)
+  -diag-suppress 554 -Xcompiler=-Wall,-Wextra,-Werror,-ffp-contract=off,-fopenmp)
 target_compile_definitions(fp4lab_kernels PRIVATE FP4LAB_WITH_CUDA)
 target_sources(fp4lab_kernels PRIVATE $<TARGET_OBJECTS:fp4lab_cuda>)
 target_link_libraries(fp4lab_kernels PUBLIC CUDA::cudart_static CUDA::cublasLt CUDA::cublas CUDA::cusolver)

@@ -7,7 +7,8 @@
 
 namespace fp4lab::cuda {
 
-/// kernels/cuda/attention.h; heads of more than 128 channels are computed in float32.
+/// kernels/cuda/attention.h; heads of more than 128 channels, or not of a multiple of 8, are computed in
+/// float32.
 void attention_bf16(Gpu& gpu, MatrixView<const float> q, MatrixView<const float> k, MatrixView<const float> v,
                     int64_t head_dim, int64_t length, float scale, MatrixView<float> out);
 

@@ -16,7 +16,8 @@ void widen(Gpu& gpu, std::span<const std::byte> host, MatrixView<float> to) {
   FP4LAB_CHECK(int64_t(host.size()) == to.size() * int64_t(sizeof(T)), host.size(), " bytes for ", to.rows,
                " x ", to.cols);
   if (to.size() == 0) return;
-  const GpuArray<std::byte> bytes = gpu.upload<std::byte>(host);
+  const GpuArray<std::byte> bytes = gpu.allocate<std::byte>(int64_t(host.size()));
+  gpu.send(host.data(), bytes.data(), bytes.size());
   widen_kernel<<<blocks_for(to.size(), 256, 16 * gpu.multiprocessors()), 256, 0, gpu.stream()>>>(
       reinterpret_cast<const T*>(bytes.data()), to);
   FP4LAB_CUDA_LAUNCHED("widening ", to.rows, " x ", to.cols);

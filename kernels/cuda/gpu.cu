@@ -1,6 +1,8 @@
 #include "kernels/cuda/gpu.h"
 
+#include <algorithm>
 #include <cstdlib>
+#include <cstring>
 #include <map>
 #include <mutex>
 
@@ -94,6 +96,41 @@ int64_t Gpu::free_bytes() const {
                    "memory pool");
   // What the pool holds and nobody uses is free too.
   return std::min(limit_ - used_, int64_t(free) + int64_t(reserved) - used_);
+}
+
+/// Two pieces of pinned memory: one is filled while the other is on its way.
+struct Gpu::Staging {
+  static constexpr int64_t kBytes = 32 << 20;
+  void* piece[2] = {};
+  cudaEvent_t sent[2] = {};
+  int next = 0;
+
+  Staging() {
+    for (int i = 0; i < 2; ++i) {
+      FP4LAB_CUDA_CALL(cudaMallocHost(&piece[i], kBytes), "pinned memory");
+      FP4LAB_CUDA_CALL(cudaEventCreateWithFlags(&sent[i], cudaEventDisableTiming), "an event");
+    }
+  }
+};
+
+Gpu::~Gpu() = default;
+
+void Gpu::send(const void* host, void* to, int64_t bytes) {
+  if (bytes < Staging::kBytes / 8) return copy(host, to, bytes);
+  if (!staging_) staging_ = std::make_unique<Staging>();
+  for (int64_t begin = 0; begin < bytes; begin += Staging::kBytes) {
+    const int64_t count = std::min(Staging::kBytes, bytes - begin), part = (count + 63) / 64;
+    const int i = staging_->next;
+    staging_->next ^= 1;
+    FP4LAB_CUDA_CALL(cudaEventSynchronize(staging_->sent[i]), "waiting for pinned memory");
+    const auto* from = static_cast<const char*>(host) + begin;
+    auto* piece = static_cast<char*>(staging_->piece[i]);
+#pragma omp parallel for schedule(dynamic)
+    for (int64_t at = 0; at < count; at += part)
+      std::memcpy(piece + at, from + at, size_t(std::min(part, count - at)));
+    copy(piece, static_cast<char*>(to) + begin, count);
+    FP4LAB_CUDA_CALL(cudaEventRecord(staging_->sent[i], stream_), "an event");
+  }
 }
 
 void Gpu::copy(const void* from, void* to, int64_t bytes) {

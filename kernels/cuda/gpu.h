@@ -39,6 +39,7 @@ class Gpu {
   /// ConfigError when there is none of that number.
   static Gpu& get(int index);
   static int count();  // 0 without a driver
+  ~Gpu();
 
   int index() const { return index_; }
   cudaStream_t stream() const { return stream_; }
@@ -56,6 +57,9 @@ class Gpu {
     copy(host.data(), a.data(), int64_t(host.size_bytes()));
     return a;
   }
+  /// The same for many bytes of pageable memory, a mapped file say: by way of pinned memory, all threads
+  /// copying.
+  void send(const void* host, void* to, int64_t bytes);
   /// Waits for the copy.
   template <class T>
   void download(const T* from, std::span<T> host) {
@@ -86,6 +90,8 @@ class Gpu {
   cudaDeviceProp properties_{};
   cudaMemPool_t pool_ = nullptr;
   int64_t used_ = 0, peak_ = 0, limit_ = 0;
+  struct Staging;
+  std::unique_ptr<Staging> staging_;
 };
 
 /// Grid size for `work` items in blocks of `block`, at most `waves` times what the GPU holds at once: kernels

@@ -1,10 +1,11 @@
 #include "kernels/cuda/products_bf16.h"
 
 #include <cublasLt.h>
-#include <cuda_bf16.h>
 
 #include <map>
 #include <tuple>
+
+#include "kernels/cuda/bf16_matrix.h"
 
 namespace fp4lab::cuda {
 
@@ -14,21 +15,9 @@ void check(cublasStatus_t status, const char* what) {
   if (status != CUBLAS_STATUS_SUCCESS) throw Error(str(what, ": ", cublasLtGetStatusString(status)));
 }
 
-constexpr int64_t kAlign = 16;  // elements: cuBLASLt's fast kernels read 16 bytes at a time
 constexpr size_t kWorkspace = 64 << 20;
 constexpr int64_t kTile =
     4096;  // rows of H at a time: the part below the diagonal that is computed for nothing
-
-/// to (rows, stride) = bf16(from), columns beyond from.cols 0.
-__global__ void round_kernel(MatrixView<const float> from, __nv_bfloat16* to, int64_t stride) {
-  const int64_t pairs = stride / 2, total = from.rows * pairs;
-  for (int64_t i = int64_t(blockIdx.x) * blockDim.x + threadIdx.x; i < total;
-       i += int64_t(gridDim.x) * blockDim.x) {
-    const int64_t r = i / pairs, c = i % pairs * 2;
-    const float a = c < from.cols ? from(r, c) : 0.0f, b = c + 1 < from.cols ? from(r, c + 1) : 0.0f;
-    reinterpret_cast<__nv_bfloat162*>(to + r * stride)[c / 2] = __floats2bfloat162_rn(a, b);
-  }
-}
 
 /// H(first + i, j) += S(i, j - first) for j >= first + i.
 __global__ void add_upper_kernel(const float* S, int64_t first, int64_t rows, MatrixView<double> H) {
@@ -37,20 +26,6 @@ __global__ void add_upper_kernel(const float* S, int64_t first, int64_t rows, Ma
     for (int64_t j = i + int64_t(blockIdx.x) * blockDim.x + threadIdx.x; j < width;
          j += int64_t(gridDim.x) * blockDim.x)
       H(first + i, first + j) += double(S[i * width + j]);
-}
-
-struct Rounded {
-  GpuArray<__nv_bfloat16> data;
-  int64_t rows, cols, stride;
-};
-Rounded rounded(Gpu& gpu, MatrixView<const float> X) {
-  const int64_t stride = (X.cols + kAlign - 1) / kAlign * kAlign;
-  Rounded out{gpu.allocate<__nv_bfloat16>(X.rows * stride), X.rows, X.cols, stride};
-  if (X.rows == 0) return out;
-  round_kernel<<<blocks_for(X.rows * stride / 2, 256, 8 * gpu.multiprocessors()), 256, 0, gpu.stream()>>>(
-      X, out.data.data(), stride);
-  FP4LAB_CUDA_LAUNCHED("rounding ", X.rows, " x ", X.cols, " to bf16");
-  return out;
 }
 
 class Layout {
@@ -146,7 +121,7 @@ void gemm_bf16(Gpu& gpu, MatrixView<const float> X, MatrixView<const float> W, M
                bool accumulate) {
   FP4LAB_CHECK(X.cols == W.cols && X.rows == Y.rows && W.rows == Y.cols, X.rows, " x ", X.cols, ", ", W.rows,
                " x ", W.cols);
-  const Rounded x = rounded(gpu, X), w = rounded(gpu, W);
+  const Bf16Matrix x = to_bf16(gpu, X), w = to_bf16(gpu, W);
   // Row-major Y is column-major Y^T (N, M) = W X^T; both operands are read as their transposes (stride,
   // rows).
   Lt::get(gpu).multiply({w.data.data(), w.stride, true}, {x.data.data(), x.stride, false}, W.rows, X.rows,
@@ -156,7 +131,7 @@ void gemm_bf16(Gpu& gpu, MatrixView<const float> X, MatrixView<const float> W, M
 void syrk_bf16(Gpu& gpu, MatrixView<const float> X, MatrixView<double> H) {
   FP4LAB_CHECK(H.rows == X.cols && H.cols == X.cols, X.cols, " columns, H ", H.rows, " x ", H.cols);
   if (X.rows == 0) return;
-  const Rounded x = rounded(gpu, X);
+  const Bf16Matrix x = to_bf16(gpu, X);
   const int64_t K = X.cols;
   const GpuArray<float> S = gpu.allocate<float>(std::min(kTile, K) * K);
   for (int64_t first = 0; first < K; first += kTile) {
