@@ -10,7 +10,7 @@
 namespace fp4lab::cuda {
 
 /// How the groups' scales come about.
-enum class Choice : uint8_t { rule, best, shrink, quest, fitted };
+enum class Choice : uint8_t { rule, best, shrink, quest, fitted, given };
 
 struct GroupProblem {
   MatrixView<const float> X;
@@ -23,7 +23,7 @@ struct GroupProblem {
   float factor = 1;
   const FittedScales* fitted = nullptr;  // on the GPU
   bool flat = false;                     // fitted with a = 0: one scale
-  // Where results go; null: nowhere.
+  // Where results go; null: nowhere. Choice::given reads scale bytes and zero points instead.
   uint8_t* bytes = nullptr;
   uint8_t* zero = nullptr;
   uint8_t* codes = nullptr;  // packed if `packed`, otherwise one per byte, (rows, code_stride)
@@ -32,6 +32,21 @@ struct GroupProblem {
   MatrixView<float> values;  // dequantized; may be X
   unsigned long long* bad_row = nullptr;  // the first row with a NaN or Inf; null: X is finite
 };
+
+/// The stored scale of group `at`, `width` bytes wide.
+__device__ __forceinline__ uint32_t load_scale(const uint8_t* bytes, int width, int64_t at) {
+  return width == 1   ? bytes[at]
+         : width == 2 ? reinterpret_cast<const uint16_t*>(bytes)[at]
+                      : reinterpret_cast<const uint32_t*>(bytes)[at];
+}
+__device__ __forceinline__ void store_scale(uint8_t* bytes, int width, int64_t at, uint32_t code) {
+  if (width == 1)
+    bytes[at] = uint8_t(code);
+  else if (width == 2)
+    reinterpret_cast<uint16_t*>(bytes)[at] = uint16_t(code);
+  else
+    reinterpret_cast<uint32_t*>(bytes)[at] = code;
+}
 
 namespace group_detail {
 
@@ -148,6 +163,13 @@ struct Chosen {
   float zero;
 };
 
+/// The stored scale of group `at`; a group of zeros is coded as zeros whatever it says.
+__device__ __forceinline__ Chosen stored(const GroupProblem& p, int64_t at, float amax, float s_t) {
+  const uint32_t code = load_scale(p.bytes, p.rule.scale.bytes, at);
+  const float s = p.fitted ? p.fitted->table[code] : p.rule.effective(code, s_t);
+  return {code, amax == 0 ? 0.0f : s, p.zero ? float(p.zero[at]) : 0.0f};
+}
+
 template <class Codec, class Elements>
 __device__ Chosen choose(const GroupProblem& p, const Codec& codec, const Elements& own, const float* x,
                          float amax, float s_t, unsigned threads) {
@@ -239,10 +261,13 @@ __global__ void __launch_bounds__(256) group_kernel(const GroupProblem p, const 
       continue;
     }
     const float s_t = p.factors ? p.factors[row / p.rows_per_factor] : p.factor;
-    const Chosen c = choose(p, codec, own, x, bits_float(top), s_t, threads);
-    if (p.bytes && lane < p.rule.scale.bytes)
-      p.bytes[at * p.rule.scale.bytes + lane] = uint8_t(c.code >> (8 * lane));
-    if (p.zero && lane == 0) p.zero[at] = uint8_t(c.zero);
+    const bool given = p.choice == Choice::given;
+    const Chosen c =
+        given ? stored(p, at, bits_float(top), s_t) : choose(p, codec, own, x, bits_float(top), s_t, threads);
+    if (!given && lane == 0) {
+      if (p.bytes) store_scale(p.bytes, p.rule.scale.bytes, at, c.code);
+      if (p.zero) p.zero[at] = uint8_t(c.zero);
+    }
     if (!p.codes && !p.values.data) continue;
     __syncwarp(threads);  // values may go where others of the group still read from
     own.each([&](float v, int64_t i) {

@@ -1,5 +1,7 @@
 #include "kernels/cuda/group_launch.h"
 
+#include "kernels/cuda/stream_groups.h"
+
 namespace fp4lab::cuda {
 
 namespace {
@@ -28,6 +30,7 @@ void with_group(Gpu& gpu, const GroupProblem& p, const Codec& codec) {
 
 void code_groups(Gpu& gpu, const GroupProblem& p) {
   if (p.X.rows * p.groups == 0) return;
+  if (can_stream_groups(p)) return stream_groups(gpu, p);
   FP4LAB_CHECK(!p.packed || p.g % kLanes == 0, "packing groups of ", p.g);
   const Element& e = p.element;
   switch (e.kind) {

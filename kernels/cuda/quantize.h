@@ -24,6 +24,10 @@ DeviceQuantized quantize(Gpu& gpu, const FormatSpec& format, MatrixView<const fl
 /// Scales alone: codes are empty.
 DeviceQuantized choose_scales(Gpu& gpu, const FormatSpec& format, MatrixView<const float> X,
                               const WeightScales& search = {});
+/// Codes of X under given scales, whose own codes are not looked at.
+DeviceQuantized round(Gpu& gpu, const FormatSpec& format, MatrixView<const float> X,
+                      const DeviceQuantized& scales);
+/// out (rows, cols), in GPU memory.
 void dequantize(Gpu& gpu, const DeviceQuantized& q, MatrixView<float> out);
 /// The FP32 scale of every group, (rows, groups), from its stored bytes.
 void effective_scales(Gpu& gpu, const DeviceQuantized& q, MatrixView<float> out);

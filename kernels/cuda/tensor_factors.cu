@@ -4,6 +4,7 @@
 #include <cmath>
 
 #include "formats/group_coder.h"
+#include "kernels/cuda/eight.cuh"
 #include "kernels/cuda/group_launch.h"
 
 namespace fp4lab::cuda {
@@ -12,13 +13,22 @@ namespace {
 
 constexpr int kThreads = 256;
 
-/// bits[row] = those of the row's amax; a NaN's are larger than any number's. A block per row.
-__global__ void row_amax_kernel(MatrixView<const float> X, uint32_t* bits) {
+/// bits[row] = those of the row's amax; a NaN's are larger than any number's. A block per row; `eights`: rows
+/// can be read as vectors.
+__global__ void row_amax_kernel(MatrixView<const float> X, bool eights, uint32_t* bits) {
   __shared__ uint32_t part[kThreads / 32];
   for (int64_t r = blockIdx.x; r < X.rows; r += gridDim.x) {
+    const float* const x = X.row(r);
     uint32_t top = 0;
-    for (int64_t c = threadIdx.x; c < X.cols; c += kThreads)
-      top = max(top, float_bits(X(r, c)) & 0x7fffffffu);
+    const auto take = [&](float v) { top = max(top, float_bits(v) & 0x7fffffffu); };
+    if (eights) {
+      for (int64_t c = threadIdx.x; c < X.cols / 4; c += kThreads) {
+        const float4 v = reinterpret_cast<const float4*>(x)[c];
+        take(v.x), take(v.y), take(v.z), take(v.w);
+      }
+    } else {
+      for (int64_t c = threadIdx.x; c < X.cols; c += kThreads) take(x[c]);
+    }
     top = __reduce_max_sync(~0u, top);
     if (threadIdx.x % 32 == 0) part[threadIdx.x / 32] = top;
     __syncthreads();
@@ -30,17 +40,20 @@ __global__ void row_amax_kernel(MatrixView<const float> X, uint32_t* bits) {
   }
 }
 
-/// factors[i] = s_T of rows [i * rows_per_factor, ...): formats/tensor_factors.cpp, tensor_scale_for.
-__global__ void scale_kernel(const uint32_t* bits, int64_t rows, int64_t rows_per_factor, float divisor,
-                             float* factors) {
-  const int64_t count = (rows + rows_per_factor - 1) / rows_per_factor;
-  for (int64_t i = int64_t(blockIdx.x) * blockDim.x + threadIdx.x; i < count;
-       i += int64_t(gridDim.x) * blockDim.x) {
+/// factors[i] = s_T of rows [i * rows_per_factor, ...): formats/tensor_factors.cpp, tensor_scale_for. A warp
+/// per factor.
+__global__ void scale_kernel(const uint32_t* bits, int64_t rows, int64_t rows_per_factor, int64_t count,
+                             float divisor, float* factors) {
+  constexpr int kWarps = kThreads / 32;
+  const int lane = threadIdx.x % 32;
+  for (int64_t i = int64_t(blockIdx.x) * kWarps + threadIdx.x / 32; i < count;
+       i += int64_t(gridDim.x) * kWarps) {
+    const int64_t begin = i * rows_per_factor, left = rows - begin;
     uint32_t top = 0;
-    for (int64_t r = i * rows_per_factor; r < min(rows, (i + 1) * rows_per_factor); ++r)
-      top = max(top, bits[r]);
-    const float amax = bits_float(top);
-    factors[i] = amax > 0 ? amax / divisor : 1.0f;
+    for (int64_t r = lane; r < (left < rows_per_factor ? left : rows_per_factor); r += 32)
+      top = max(top, bits[begin + r]);
+    const float amax = bits_float(__reduce_max_sync(~0u, top));
+    if (lane == 0) factors[i] = amax > 0 ? amax / divisor : 1.0f;
   }
 }
 
@@ -91,7 +104,8 @@ __global__ void __launch_bounds__(kThreads)
 GpuArray<uint32_t> row_amax(Gpu& gpu, MatrixView<const float> X) {
   GpuArray<uint32_t> bits = gpu.allocate<uint32_t>(X.rows);
   if (X.rows == 0) return bits;
-  row_amax_kernel<<<blocks_for(X.rows, 1, 1 << 16), kThreads, 0, gpu.stream()>>>(X, bits.data());
+  row_amax_kernel<<<blocks_for(X.rows, 1, 1 << 16), kThreads, 0, gpu.stream()>>>(X, in_eights(X),
+                                                                                 bits.data());
   FP4LAB_CUDA_LAUNCHED("amax of the rows of ", X.rows, " x ", X.cols);
   return bits;
 }
@@ -154,12 +168,12 @@ void report_nonfinite(Gpu& gpu, MatrixView<const float> X, int64_t row) {
 
 GpuArray<float> dynamic_scales(Gpu& gpu, const FormatSpec& format, MatrixView<const float> X,
                                int64_t rows_per_factor) {
-  const int64_t count = (X.rows + rows_per_factor - 1) / rows_per_factor;
+  const int64_t count = X.rows / rows_per_factor + (X.rows % rows_per_factor != 0);
   GpuArray<float> factors = gpu.allocate<float>(count);
   if (count == 0) return factors;
   const GpuArray<uint32_t> bits = row_amax(gpu, X);
-  scale_kernel<<<blocks_for(count, kThreads), kThreads, 0, gpu.stream()>>>(
-      bits.data(), X.rows, rows_per_factor, tensor_scale_divisor(format), factors.data());
+  scale_kernel<<<blocks_for(count, kThreads / 32), kThreads, 0, gpu.stream()>>>(
+      bits.data(), X.rows, rows_per_factor, count, tensor_scale_divisor(format), factors.data());
   FP4LAB_CUDA_LAUNCHED(count, " tensor scales");
   return factors;
 }
