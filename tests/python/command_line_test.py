@@ -108,7 +108,7 @@ class Commands(InFolder):
 
     def test_progress(self):
         self.sweep(axes={"format": ["mxfp4"], "seed": list(range(1, 9))},
-                   source={"synthetic": {"distribution": "normal", "shape": [256, 4096]}})
+                   source={"synthetic": {"distribution": "normal", "shape": [1024, 4096]}})
         code, _, err = self.run_here("run", "s.json", "--no-table")
         self.assertEqual(code, OK)
         self.assertNotIn("\r", err)
