@@ -194,7 +194,7 @@ int64_t scratch_size(const Factor& factor, int64_t K, int64_t rows) {
 
 template <class T>
 void map_rows(const LinearMap& map, Side side, Way way, MatrixView<T> X) {
-  for (const Factor& factor : map.factors) std::visit([&](const auto& f) { check_fits(f, X.cols); }, factor);
+  check_map(map, X.cols);
   if (map.identity() || X.size() == 0) return;
 
   const int threads = X.size() > kSerialElements ? omp_get_max_threads() : 1;
@@ -234,6 +234,10 @@ void transpose(MatrixView<double> D) {
 }
 
 }  // namespace
+
+void check_map(const LinearMap& map, int64_t K) {
+  for (const Factor& factor : map.factors) std::visit([&](const auto& f) { check_fits(f, K); }, factor);
+}
 
 void map_weights(const LinearMap& map, MatrixView<float> W) { map_rows(map, Side::weights, Way::there, W); }
 void map_activations(const LinearMap& map, MatrixView<float> X) {

@@ -22,6 +22,9 @@ namespace fp4lab {
 std::vector<int8_t> hadamard_matrix(int64_t k);
 bool has_hadamard_matrix(int64_t k);
 
+/// Stops with what is wrong when a factor does not fit rows of K channels; so do the functions below.
+void check_map(const LinearMap& map, int64_t K);
+
 /// W (N, K) -> W T, in place.
 void map_weights(const LinearMap& map, MatrixView<float> W);
 /// X (T, K) -> X T^-T, in place.

@@ -8,6 +8,7 @@
 namespace fp4lab {
 
 __device__ __forceinline__ float multiply_add(float a, float b, float c) { return fmaf(a, b, c); }
+__device__ __forceinline__ double multiply_add(double a, double b, double c) { return fma(a, b, c); }
 
 }  // namespace fp4lab
 
